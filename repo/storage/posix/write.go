@@ -1,0 +1,204 @@
+package posix
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"sync"
+	"syscall"
+
+	"github.com/pgx-backup/pgx/internal/durable"
+	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/repo/storage"
+)
+
+// bufferSize is what one write to a file takes at most when the source does not
+// bring its own buffer.
+const bufferSize = 1 << 20
+
+// Put writes Atomic and Exclusive objects through a temporary file and Staged ones
+// straight under their name; the content of either is synced. See storage.Storage.
+func (s *Storage) Put(ctx context.Context, name string, src io.Reader, how storage.Write) error {
+	if err := s.check(ctx, name, false); err != nil {
+		return err
+	}
+	create := durable.Create
+	if how == storage.Staged {
+		create = durable.CreateInPlace
+	}
+	f, err := create(s.root, name, FileMode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(path.Dir(name)); err != nil {
+			return err
+		}
+		f, err = create(s.root, name, FileMode)
+	}
+	if err != nil {
+		return explain(err)
+	}
+	defer f.Abort()
+	if _, err := io.Copy(&writer{ended: ctx.Err, file: f}, src); err != nil {
+		return errs.Wrap(err, "unable to store '%s'", s.Path(name))
+	}
+	if how == storage.Staged {
+		return f.Commit(ctx)
+	}
+	// Directories first: an object that can be seen must also survive.
+	if err := s.settle(name); err != nil {
+		return err
+	}
+	if how == storage.Exclusive {
+		return f.CommitNew(ctx)
+	}
+	return f.Commit(ctx)
+}
+
+// writer stops when the context of its Put has ended, so that nothing is written after
+// that, and offers io.Copy a pooled buffer for sources that have none.
+type writer struct {
+	ended func() error
+	file  *durable.File
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	if err := w.ended(); err != nil {
+		return 0, err
+	}
+	return w.file.Write(p)
+}
+
+func (w *writer) ReadFrom(src io.Reader) (int64, error) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	var total int64
+	for {
+		if err := w.ended(); err != nil {
+			return total, err
+		}
+		n, err := src.Read(buf[:])
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// MakeDir makes a directory and those above it.
+func (s *Storage) MakeDir(ctx context.Context, name string) error {
+	if err := s.check(ctx, name, false); err != nil {
+		return err
+	}
+	return s.makeDir(name)
+}
+
+func (s *Storage) makeDir(name string) error {
+	if name == "." {
+		return nil
+	}
+	// Noted before it exists: whoever finds it finds the note too.
+	s.mu.Lock()
+	s.count++
+	s.made[name] = s.count
+	s.mu.Unlock()
+	err := durable.Mkdir(s.root, name, DirMode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(path.Dir(name)); err != nil {
+			return err
+		}
+		err = durable.Mkdir(s.root, name, DirMode)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		info, err := s.root.Stat(name)
+		if err == nil && !info.IsDir() {
+			err = syscall.ENOTDIR
+		}
+		return s.fail(errs.PathCreate, err, "unable to create path '%s'", name)
+	}
+	return explain(err)
+}
+
+// settle makes the directories above name durable that this Storage made.
+func (s *Storage) settle(name string) error {
+	above := parents(name)
+	for i := len(above) - 1; i >= 0; i-- {
+		dir := above[i]
+		s.mu.Lock()
+		made, found := s.made[dir]
+		s.mu.Unlock()
+		if !found {
+			continue
+		}
+		if err := durable.SyncDir(s.root, path.Dir(dir)); err != nil {
+			return err
+		}
+		s.forget(dir, made)
+	}
+	return nil
+}
+
+// forget drops the note about a directory that is durable now, unless it was made anew.
+func (s *Storage) forget(dir string, made uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.made[dir] == made {
+		delete(s.made, dir)
+	}
+}
+
+// Symlink makes name a link to target; the link appears whole, replacing a link.
+func (s *Storage) Symlink(ctx context.Context, target, name string) error {
+	if err := s.check(ctx, name, false); err != nil {
+		return err
+	}
+	const format = "unable to create link '%s'"
+	if info, err := s.root.Lstat(name); err == nil && typeOf(info.Mode()) != storage.Link {
+		return s.fail(errs.LinkExpected, fs.ErrExist, format, name)
+	}
+	temp := durable.TempName(name)
+	err := s.root.Symlink(target, temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(path.Dir(name)); err != nil {
+			return err
+		}
+		err = s.root.Symlink(target, temp)
+	}
+	if err == nil {
+		if err = s.root.Rename(temp, name); err != nil {
+			_ = s.root.Remove(temp) // the error is told; what is left is recognised by its name
+		}
+	}
+	return s.fail(errs.FileWrite, err, format, name)
+}
+
+// Link gives a file a further name. One that exists is fs.ErrExist.
+func (s *Storage) Link(ctx context.Context, old, name string) error {
+	if err := errors.Join(s.check(ctx, old, false), s.check(ctx, name, false)); err != nil {
+		return err
+	}
+	err := s.root.Link(old, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := s.root.Lstat(old); serr != nil {
+			return s.fail(errs.FileMissing, serr, "unable to link missing file '%s'", old)
+		}
+		if err := s.makeDir(path.Dir(name)); err != nil {
+			return err
+		}
+		err = s.root.Link(old, name)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return s.fail(errs.FileExists, err, "unable to create link '%s'", name)
+	}
+	return s.fail(errs.FileWrite, err, "unable to create link '%s'", name)
+}
