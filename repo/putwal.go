@@ -1,0 +1,243 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/pgx-backup/pgx/internal/compress"
+	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/pipeline"
+	"github.com/pgx-backup/pgx/internal/postgres"
+	"github.com/pgx-backup/pgx/repo/format"
+	"github.com/pgx-backup/pgx/repo/storage"
+)
+
+// A WALSource is a WAL file on its way into the archive.
+type WALSource struct {
+	Name string
+	// Open gives the content from its start; it is called again when the content is
+	// needed a second time.
+	Open func() (io.ReadCloser, error)
+	// SHA1 is that of the content; only segments and partial ones need it.
+	SHA1 [20]byte
+	// Fixed says that Open cannot give other content than SHA1 was made of, as when it is in
+	// memory. Else the content is hashed again while it is stored.
+	Fixed bool
+
+	Compress compress.Type
+	Level    int
+}
+
+// Outcome says what PutWAL did.
+type Outcome int
+
+// What PutWAL can have done. In each case the archive holds the file durably.
+const (
+	Stored   Outcome = iota
+	Present          // the same content was there
+	Repaired         // it was there, damaged, and has been stored again
+)
+
+// PutWAL stores a WAL file under the directory id. It returns once the file is
+// durable under its final name. A name is never given other content: what is there
+// with the same content is success, with other content ArchiveDuplicate. So it is for two
+// callers that store the same segment at once, where the storage is a storage.Locker.
+func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (Outcome, error) {
+	wal, err := postgres.ParseWALName(src.Name)
+	if err != nil {
+		return 0, err
+	}
+	if wal.Kind != postgres.Segment && wal.Kind != postgres.Partial {
+		return r.putPlain(ctx, id, src)
+	}
+
+	there, err := r.findIn(ctx, id, src.Name)
+	if err != nil {
+		return 0, err
+	}
+	outcome, err := r.compare(ctx, src, there)
+	if err != nil || outcome == Present {
+		return outcome, err
+	}
+	object := format.ArchivePath(r.stanza, id, format.SegmentFile(src.Name, src.SHA1, src.Compress.Ext()))
+	in, err := src.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Limit: -1}
+	if src.Fixed {
+		spec.SHA1 = &src.SHA1
+	}
+	out, err := pipeline.NewStore(in, spec)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	a := &arrival{Store: out, check: func() error { return r.lastLook(ctx, id, src, out.Result().SHA1, there) }}
+	if l, ok := r.storage.(storage.Locker); ok {
+		a.lock = func() (func() error, error) { return l.Lock(ctx, path.Dir(object)) }
+	}
+	err = errors.Join(r.storage.Put(ctx, object, a, storage.Atomic), a.done())
+	if errors.Is(err, errArrived) {
+		if there, err = r.findIn(ctx, id, src.Name); err != nil {
+			return 0, err
+		}
+		if outcome, err = r.compare(ctx, src, there); err == nil && outcome != Present {
+			// Gone again, or damaged. Ours is not stored: only the next try may say so.
+			err = errs.New(errs.FileInvalid, "WAL file '%s' came into the %s archive from elsewhere and is gone or damaged",
+				src.Name, r.Name())
+		}
+		return outcome, err
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range there { // damaged ones under another name
+		if f.Object != object {
+			if err := r.storage.Remove(ctx, f.Object); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return outcome, nil
+}
+
+// compare says what storing src means in view of what is there: Stored that nothing is,
+// Repaired that only damaged copies are.
+func (r *Repo) compare(ctx context.Context, src WALSource, there []WALFile) (Outcome, error) {
+	outcome := Stored
+	for _, f := range there {
+		if *f.SHA1 != src.SHA1 {
+			return 0, r.duplicate(src.Name)
+		}
+		// The writer of this file may have died before the directory was synced, and
+		// PostgreSQL removes its copy when we say yes.
+		err := r.VerifyWAL(ctx, f)
+		if err == nil {
+			return Present, r.storage.Sync(ctx, path.Dir(f.Object))
+		}
+		if code := errs.CodeOf(err); code != errs.Checksum && code != errs.Format {
+			return 0, err
+		}
+		outcome = Repaired
+	}
+	return outcome, nil
+}
+
+// errArrived is that another process has stored the same content meanwhile.
+var errArrived = errors.New("the segment has arrived in the archive meanwhile")
+
+// lastLook is taken under the lock, just before a segment gets its name: is the content
+// that was read for storing that of the name, and has nothing come since there was seen?
+func (r *Repo) lastLook(ctx context.Context, id format.ArchiveID, src WALSource, read [20]byte, there []WALFile) error {
+	if read != src.SHA1 {
+		return errs.New(errs.Checksum, "WAL file '%s' changed while it was read: checksum was %x, is %x", src.Name, src.SHA1, read)
+	}
+	now, err := r.findIn(ctx, id, src.Name)
+	if err != nil {
+		return err
+	}
+	for _, f := range now {
+		if *f.SHA1 != src.SHA1 {
+			return r.duplicate(src.Name)
+		}
+		if !slices.ContainsFunc(there, func(old WALFile) bool { return old.Object == f.Object }) {
+			return errArrived
+		}
+	}
+	return nil
+}
+
+// arrival is a segment on its way into the storage. All of it is there before the lock is
+// taken, which is held from the end of the content until done.
+type arrival struct {
+	*pipeline.Store
+	lock   func() (unlock func() error, err error) // nil: there is none to be had
+	check  func() error
+	unlock func() error
+	ended  bool
+	bad    error
+}
+
+func (a *arrival) Read(p []byte) (int, error) {
+	n, err := a.Store.Read(p)
+	if err == io.EOF {
+		if bad := a.end(); bad != nil {
+			return n, bad
+		}
+	}
+	return n, err
+}
+
+func (a *arrival) WriteTo(w io.Writer) (int64, error) {
+	n, err := a.Store.WriteTo(w)
+	if err == nil {
+		err = a.end()
+	}
+	return n, err
+}
+
+func (a *arrival) end() error {
+	if a.ended {
+		return a.bad
+	}
+	a.ended = true
+	if a.lock != nil {
+		if a.unlock, a.bad = a.lock(); a.bad != nil {
+			return a.bad
+		}
+	}
+	a.bad = a.check()
+	return a.bad
+}
+
+// done gives the lock back.
+func (a *arrival) done() error {
+	if a.unlock == nil {
+		return nil
+	}
+	return a.unlock()
+}
+
+func (r *Repo) duplicate(name string) error {
+	return errs.New(errs.ArchiveDuplicate,
+		"WAL file '%s' already exists in the %s archive with a different checksum", name, r.Name())
+}
+
+// putPlain stores a history or backup history file: as it is, under its own name.
+func (r *Repo) putPlain(ctx context.Context, id format.ArchiveID, src WALSource) (Outcome, error) {
+	object := format.ArchivePath(r.stanza, id, src.Name)
+	in, err := src.Open()
+	if err != nil {
+		return 0, err
+	}
+	content, err := io.ReadAll(io.LimitReader(in, maxPlain+1))
+	in.Close()
+	if err != nil {
+		return 0, errs.WrapAs(errs.FileRead, err, "read '%s'", src.Name)
+	}
+	if len(content) > maxPlain {
+		return 0, errs.New(errs.FileInvalid, "'%s' is larger than %d bytes: not a history file", src.Name, maxPlain)
+	}
+	err = r.storage.Put(ctx, object, strings.NewReader(string(content)), storage.Exclusive)
+	if !errors.Is(err, fs.ErrExist) {
+		return Stored, err
+	}
+	there, err := r.read(ctx, object)
+	if err != nil {
+		return 0, err
+	}
+	if string(there) != string(content) {
+		return 0, r.duplicate(src.Name)
+	}
+	return Present, r.storage.Sync(ctx, path.Dir(object))
+}
+
+// maxPlain bounds what is taken for a history file: a timeline is a line of it.
+const maxPlain = 16 << 20
