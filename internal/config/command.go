@@ -1,0 +1,220 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/pgx-backup/pgx/internal/errs"
+)
+
+// Command names one command.
+type Command uint8
+
+// The commands. The last two are pgx's own and do not exist when it is called as
+// pgbackrest.
+const (
+	CmdAnnotate Command = iota
+	CmdArchiveGet
+	CmdArchivePush
+	CmdBackup
+	CmdCheck
+	CmdExpire
+	CmdHelp
+	CmdInfo
+	CmdManifest
+	CmdRepoGet
+	CmdRepoLs
+	CmdRepoRm
+	CmdRestore
+	CmdServer
+	CmdServerPing
+	CmdStanzaCreate
+	CmdStanzaDelete
+	CmdStanzaUpgrade
+	CmdStart
+	CmdStop
+	CmdVerify
+	CmdVersion
+	CmdConfigConvert
+	CmdConfigShow
+
+	commandTotal = iota
+	noCommand    = Command(commandTotal)
+)
+
+// commandSet is a set of commands, one bit each.
+type commandSet uint32
+
+const (
+	cAnnotate      commandSet = 1 << CmdAnnotate
+	cArchiveGet    commandSet = 1 << CmdArchiveGet
+	cArchivePush   commandSet = 1 << CmdArchivePush
+	cBackup        commandSet = 1 << CmdBackup
+	cCheck         commandSet = 1 << CmdCheck
+	cExpire        commandSet = 1 << CmdExpire
+	cHelp          commandSet = 1 << CmdHelp
+	cInfo          commandSet = 1 << CmdInfo
+	cManifest      commandSet = 1 << CmdManifest
+	cRepoGet       commandSet = 1 << CmdRepoGet
+	cRepoLs        commandSet = 1 << CmdRepoLs
+	cRepoRm        commandSet = 1 << CmdRepoRm
+	cRestore       commandSet = 1 << CmdRestore
+	cServer        commandSet = 1 << CmdServer
+	cServerPing    commandSet = 1 << CmdServerPing
+	cStanzaCreate  commandSet = 1 << CmdStanzaCreate
+	cStanzaDelete  commandSet = 1 << CmdStanzaDelete
+	cStanzaUpgrade commandSet = 1 << CmdStanzaUpgrade
+	cStart         commandSet = 1 << CmdStart
+	cStop          commandSet = 1 << CmdStop
+	cVerify        commandSet = 1 << CmdVerify
+	cVersion       commandSet = 1 << CmdVersion
+	cConfigShow    commandSet = 1 << CmdConfigShow
+
+	// The sets that many options share.
+	setPgConn = cBackup | cCheck | cStanzaCreate | cStanzaDelete | cStanzaUpgrade
+	setPgHost = setPgConn | cManifest
+	setPgPath = setPgHost | cArchiveGet | cArchivePush | cRestore
+	setRepo   = setPgPath | cAnnotate | cExpire | cInfo | cRepoGet | cRepoLs | cRepoRm | cVerify
+	setIO     = setRepo | cServer | cServerPing
+	setAll    = setIO | cStart | cStop
+	setUmask  = setAll &^ (cInfo | cManifest | cServer | cServerPing)
+	setLock   = setAll &^ (cCheck | cManifest | cRepoGet | cRepoLs | cRepoRm | cServer | cServerPing | cVerify)
+	setWorker = cArchiveGet | cArchivePush | cBackup | cRestore | cVerify
+)
+
+func (s commandSet) has(c Command) bool { return c < commandTotal && s&(1<<c) != 0 }
+
+type command struct {
+	name     string
+	noLog    bool // writes no log file
+	quiet    bool // says only at debug level that it begins and ends
+	params   bool // takes parameters
+	internal bool // not shown in help
+	own      bool // pgx's own
+	later    bool // has no function yet
+	usage    string
+	summary  string
+	text     string
+}
+
+// String gives the name, such as "archive-push".
+func (c Command) String() string {
+	if c >= commandTotal {
+		return "none"
+	}
+	return commands[c].name
+}
+
+// LogsToFile says whether the command writes a log file.
+func (c Command) LogsToFile() bool { return !commands[c].noLog }
+
+// Quiet says whether the lines that tell of begin and end are debug messages rather
+// than info.
+func (c Command) Quiet() bool { return commands[c].quiet }
+
+var commands = [commandTotal]command{
+	CmdAnnotate: {name: "annotate", noLog: true, later: true,
+		summary: "add, change or remove notes on a backup",
+		text:    "Changes the notes of the backup --set in every repository that holds it, or in --repo. Notes are given as --annotation=key=value; an empty value removes the key."},
+	CmdArchiveGet: {name: "archive-get", noLog: true, params: true, usage: "WAL-FILE TARGET",
+		summary: "fetch one WAL file from the archive",
+		text:    "Called by PostgreSQL as restore_command; restore writes the setting. It asks the repositories in the order of their numbers and verifies what it hands over. A file that is in no repository ends the command with 1, every other trouble with the code of its error.\n\nExample: restore_command = 'pgx archive-get %f \"%p\"'"},
+	CmdArchivePush: {name: "archive-push", noLog: true, params: true, usage: "WAL-PATH",
+		summary: "store one WAL file in the archive",
+		text:    "Called by PostgreSQL as archive_command. The segment is stored in every repository and is on disk in all of them before the command succeeds; a failure makes PostgreSQL keep the segment and try again.\n\nExample: archive_command = 'pgx archive-push %p'"},
+	CmdBackup: {name: "backup",
+		summary: "back up a cluster",
+		text:    "Copies the data directory with its tablespaces into the first repository, or the one of --repo, while the server runs. WAL archiving must work: see check.\n\nExample: pgx backup --type=full --start-fast"},
+	CmdCheck: {name: "check", noLog: true,
+		summary: "test configuration and archiving end to end",
+		text:    "Connects to the cluster, looks into every repository, switches to a new WAL segment and waits until the old one is in the archive. Without --stanza every configured stanza is checked."},
+	CmdExpire: {name: "expire", later: true,
+		summary: "remove backups and WAL that retention no longer asks for",
+		text:    "Follows the repoN-retention options, in every repository or in --repo."},
+	CmdHelp: {name: "help", noLog: true, quiet: true, params: true, usage: "[COMMAND [OPTION]]",
+		summary: "explain a command or an option",
+		text:    "Examples: pgx help backup, pgx help restore target, pgx restore --help."},
+	CmdInfo: {name: "info", noLog: true, quiet: true,
+		summary: "show backups and archive",
+		text:    "Shows every stanza, or the one of --stanza; with --set one backup in detail. --output=json is for programs."},
+	CmdManifest: {name: "manifest", noLog: true, quiet: true, internal: true, later: true,
+		summary: "look into a backup manifest",
+		text:    "Shows what a backup holds and where it is stored."},
+	CmdRepoGet: {name: "repo-get", noLog: true, quiet: true, params: true, later: true, usage: "FILE",
+		summary: "print a file of a repository",
+		text:    "Decrypts but does not decompress. The name is relative to the repository path."},
+	CmdRepoLs: {name: "repo-ls", noLog: true, quiet: true, params: true, later: true, usage: "[PATH]",
+		summary: "list files of a repository",
+		text:    "The path is relative to the repository path."},
+	CmdRepoRm: {name: "repo-rm", noLog: true, quiet: true, params: true, internal: true, later: true, usage: "PATH",
+		summary: "remove files of a repository",
+		text:    "The path is relative to the repository path; one that is not empty needs --recurse."},
+	CmdRestore: {name: "restore",
+		summary: "restore a cluster, to its newest state or to a moment",
+		text:    "The server must be stopped. Without --delta the data directory must be empty. Without --set the newest backup is used, with --type=time or lsn the newest one before the target. The server then recovers from the archive when it is started.\n\nExamples:\n  pgx restore\n  pgx restore --delta --type=time --target='2026-08-20 14:00:00+02' --target-action=promote\n  pgx restore --dry-run"},
+	CmdServer: {name: "server", later: true,
+		summary: "serve hosts that have no direct way to the repository",
+		text:    "Runs on the repository host."},
+	CmdServerPing: {name: "server-ping", noLog: true, params: true, later: true, usage: "[HOST]",
+		summary: "ask whether a server answers",
+		text:    "Exit code 0 when it does."},
+	CmdStanzaCreate: {name: "stanza-create",
+		summary: "prepare the repositories for a cluster",
+		text:    "The first command for a new cluster: writes the cluster's identity into every repository. Running it again does no harm."},
+	CmdStanzaDelete: {name: "stanza-delete", later: true,
+		summary: "remove a stanza from a repository",
+		text:    "Removes all its backups and its archive. Needs stop first, and --repo where there are several."},
+	CmdStanzaUpgrade: {name: "stanza-upgrade", later: true,
+		summary: "record a new PostgreSQL version or cluster",
+		text:    "Run it after pg_upgrade, and make a full backup afterwards."},
+	CmdStart: {name: "start",
+		summary: "allow commands again after stop",
+		text:    "For the stanza of --stanza, or for all."},
+	CmdStop: {name: "stop",
+		summary: "keep commands from running",
+		text:    "For the stanza of --stanza, or for all, until start. --force ends those that run now."},
+	CmdVerify: {name: "verify", later: true,
+		summary: "check that what a repository holds is sound",
+		text:    "Reads every file of every backup and of the archive. Exit code 0 says that it ran, not that all is well."},
+	CmdVersion: {name: "version", noLog: true, quiet: true,
+		summary: "show the version",
+		text:    "--output=num gives it as a number."},
+	CmdConfigConvert: {name: "config convert", noLog: true, quiet: true, params: true, own: true, usage: "FILE",
+		summary: "turn pgbackrest.conf into pgx.toml or the reverse",
+		text:    "Prints the file in the other form; values, their order and comments stay. FILE is TOML when its name ends in .toml.\n\nExample: pgx config convert /etc/pgbackrest/pgbackrest.conf >/etc/pgx/pgx.toml"},
+	CmdConfigShow: {name: "config show", noLog: true, quiet: true, params: true, own: true, usage: "[COMMAND]",
+		summary: "show every option with its value and where it came from",
+		text:    "With COMMAND as that command would see them. --output=json is for programs."},
+}
+
+// commandNamed finds a command by its name or by a beginning that only one has. A
+// beginning that several share is refused rather than guessed.
+func commandNamed(name string, dropIn bool) (Command, error) {
+	var begins []string
+	only := noCommand
+	for i := range commands {
+		if commands[i].own { // two words, put together by the caller
+			if commands[i].name == name && !dropIn {
+				return Command(i), nil
+			}
+			continue
+		}
+		if commands[i].name == name {
+			return Command(i), nil
+		}
+		if name != "" && strings.HasPrefix(commands[i].name, name) {
+			only = Command(i)
+			begins = append(begins, commands[i].name)
+		}
+	}
+	if len(begins) == 1 {
+		return only, nil
+	}
+	err := errs.New(errs.CommandInvalid, "invalid command '%s'", name)
+	if len(begins) > 1 {
+		return noCommand, errs.WithHint(err, "it could be %s.", strings.Join(begins, ", "))
+	}
+	if near := nearCommand(name); near != "" && !dropIn {
+		return noCommand, errs.WithHint(err, "did you mean '%s'?", near)
+	}
+	return noCommand, err
+}
