@@ -1,0 +1,227 @@
+package wal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/postgres"
+)
+
+// Push configures PushFile.
+type Push struct {
+	Archives []Archive // the file must reach each of them
+	PGPath   string    // data directory; empty when it is not known here
+
+	HeaderCheck bool   // compare the segment's header with the stanza
+	ModeCheck   bool   // say so when the segment is in the archive already
+	QueueMax    *int64 // bytes that may wait before WAL is dropped; nil: never drop
+
+	// SizeText writes a number of bytes for people.
+	SizeText func(int64) string
+	Log      *slog.Logger
+}
+
+// PushFile stores the WAL file at path, which is absolute, in all archives. It returns
+// nil when every one of them has it durably, or when the queue was too long and the
+// file was dropped, which the log then says. A repository that fails does not keep
+// the others from getting the file.
+func PushFile(ctx context.Context, p Push, path string) error {
+	name := filepath.Base(path)
+	wal, err := postgres.ParseWALName(name)
+	if err != nil {
+		return errs.WithHint(err, "archive-push takes the path that PostgreSQL gives as %%p")
+	}
+	if p.QueueMax != nil && wal.Kind != postgres.History {
+		drop, err := queueExceeds(path, *p.QueueMax)
+		if err != nil {
+			return err
+		}
+		if drop {
+			p.Log.Warn(fmt.Sprintf("dropped WAL file '%s' because archive queue exceeded %s", name, p.SizeText(*p.QueueMax)))
+			return nil
+		}
+	}
+
+	cluster, archives, failed, err := p.check(ctx)
+	if err != nil {
+		return err
+	}
+	f := File{Name: name, Open: func() (io.ReadCloser, error) {
+		in, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errs.New(errs.FileMissing, "unable to open missing file '%s' for read", path)
+		}
+		return in, errs.WrapAs(errs.FileOpen, err, "unable to open WAL file")
+	}}
+	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
+		if err := p.inspect(&f, path, cluster); err != nil {
+			return err
+		}
+	}
+
+	for _, a := range archives {
+		stored, err := a.Put(ctx, f)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errs.CodeOf(err) == errs.ArchiveDuplicate:
+			// Split brain or damage: not something to go on after.
+			return err
+		case err != nil:
+			failed = append(failed, inRepo(a, err))
+		case stored == Repaired:
+			p.Log.Warn(fmt.Sprintf("WAL file '%s' in the %s archive was damaged and has been stored again", name, a.Name()) +
+				"\nHINT: check the file system of the repository, and run verify to look for further damage.")
+		case stored == Present && p.ModeCheck && f.SHA1 != [20]byte{}:
+			p.Log.Warn(fmt.Sprintf("WAL file '%s' already exists in the %s archive with the same checksum", name, a.Name()) +
+				"\nHINT: this is valid in some recovery scenarios but may also indicate a problem.")
+		}
+	}
+	if len(failed) > 0 {
+		return errs.New(errs.Command, "archive-push command encountered error(s):\n%s", strings.Join(failed, "\n"))
+	}
+	p.Log.Info(fmt.Sprintf("pushed WAL file '%s' to the archive", name))
+	return nil
+}
+
+// check finds the archives that take WAL of this cluster. Those that do not, or
+// cannot be read, are lines of failed; none left is the error.
+func (p Push) check(ctx context.Context) (c Cluster, usable []Archive, failed []string, err error) {
+	known := ""
+	if p.PGPath != "" {
+		ctl, err := control(ctx, p.PGPath)
+		if err != nil {
+			return c, nil, nil, err
+		}
+		c, known = Cluster{ctl.Version, ctl.SystemID}, "PostgreSQL"
+	}
+	for _, a := range p.Archives {
+		stanza, err := a.Cluster(ctx)
+		if err == nil && known != "" && stanza != c {
+			err = errs.WithHint(errs.New(errs.ArchiveMismatch,
+				"%s version %s, system-id %d do not match %s stanza version %s, system-id %d",
+				known, c.Version, c.SystemID, a.Name(), stanza.Version, stanza.SystemID),
+				"are you archiving to the correct stanza?")
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return c, nil, nil, ctx.Err()
+			}
+			failed = append(failed, inRepo(a, err))
+			continue
+		}
+		if known == "" {
+			c, known = stanza, a.Name()+" stanza"
+		}
+		usable = append(usable, a)
+	}
+	if len(usable) == 0 {
+		return c, nil, nil, noRepo(failed)
+	}
+	return c, usable, failed, nil
+}
+
+// keepInMemory is how large a segment may be, in bytes, to be read only once. Of a larger
+// one the content is read again to be stored.
+const (
+	keepInMemory = 64 << 20
+	readSize     = 256 << 10
+)
+
+// inspect reads a segment: its header is that of the cluster's WAL, and its SHA-1 becomes
+// part of its name.
+func (p Push) inspect(f *File, path string, c Cluster) error {
+	in, err := f.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	size := int64(keepInMemory)
+	if info, err := os.Stat(path); err == nil {
+		size = min(size, info.Size())
+	}
+	content := make([]byte, size)
+	hash := sha1.New()
+	// In pieces, so that each is hashed while it is in the cache, and the runtime gets a
+	// word in between.
+	read := 0
+	for read < len(content) {
+		n, err := io.ReadFull(in, content[read:min(read+readSize, len(content))])
+		hash.Write(content[read : read+n])
+		if read += n; err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		if err != nil {
+			return errs.WrapAs(errs.FileRead, err, "read '%s'", path)
+		}
+	}
+	content = content[:read]
+	if err := p.checkHeader(content, path, c); err != nil {
+		return err
+	}
+	more, err := io.Copy(hash, in)
+	if err != nil {
+		return errs.WrapAs(errs.FileRead, err, "read '%s'", path)
+	}
+	f.SHA1 = [20]byte(hash.Sum(nil))
+	if more == 0 {
+		f.Fixed = true
+		f.Open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	}
+	return nil
+}
+
+// checkHeader compares the beginning of a segment with the stanza.
+func (p Push) checkHeader(head []byte, path string, c Cluster) error {
+	if !p.HeaderCheck {
+		return nil
+	}
+	h, err := postgres.ParseWALHeader(head[:min(len(head), postgres.WALHeaderSize)])
+	if err != nil {
+		return errs.Wrap(err, "WAL file '%s'", path)
+	}
+	if h.Version != c.Version || h.SystemID != c.SystemID {
+		return errs.New(errs.ArchiveMismatch,
+			"WAL file '%s' version %s, system-id %d do not match stanza version %s, system-id %d",
+			path, h.Version, h.SystemID, c.Version, c.SystemID)
+	}
+	return nil
+}
+
+// queueExceeds says whether the WAL that waits to be archived is more than limit. As
+// in pgBackRest the size of the first file stands for all.
+func queueExceeds(path string, limit int64) (bool, error) {
+	dir := filepath.Dir(path)
+	status := filepath.Join(dir, "archive_status")
+	entries, err := os.ReadDir(status)
+	if err != nil {
+		return false, errs.WrapAs(errs.PathOpen, err, "unable to list the WAL that waits to be archived")
+	}
+	var first string
+	var waiting int64
+	for _, e := range entries { // sorted
+		if name, ok := strings.CutSuffix(e.Name(), ".ready"); ok {
+			if waiting++; first == "" {
+				first = name
+			}
+		}
+	}
+	if waiting == 0 {
+		return false, nil
+	}
+	info, err := os.Stat(filepath.Join(dir, first))
+	if err != nil {
+		return false, errs.WrapAs(errs.FileInfo, err, "unable to get the size of a WAL file that waits to be archived")
+	}
+	return info.Size()*waiting > limit, nil
+}
