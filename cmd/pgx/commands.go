@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/pgx-backup/pgx/agent"
+	"github.com/pgx-backup/pgx/internal/config"
+	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/lock"
+	"github.com/pgx-backup/pgx/internal/logging"
+	"github.com/pgx-backup/pgx/internal/pgsql"
+	"github.com/pgx-backup/pgx/repo"
+	"github.com/pgx-backup/pgx/repo/format"
+	"github.com/pgx-backup/pgx/repo/storage"
+	"github.com/pgx-backup/pgx/repo/storage/posix"
+	"github.com/pgx-backup/pgx/stanza"
+	"github.com/pgx-backup/pgx/stanza/report"
+)
+
+// commands are those with a function. The others have been refused by then.
+var commands = map[config.Command]func(context.Context, *app) error{
+	config.CmdArchiveGet:    archiveGet,
+	config.CmdArchivePush:   archivePush,
+	config.CmdBackup:        runBackup,
+	config.CmdCheck:         check,
+	config.CmdConfigConvert: configConvert,
+	config.CmdConfigShow:    configShow,
+	config.CmdInfo:          info,
+	config.CmdRestore:       runRestore,
+	config.CmdStanzaCreate:  stanzaCreate,
+	config.CmdStart:         start,
+	config.CmdStop:          stop,
+}
+
+// archivePoll is how often a command that waits for WAL looks whether it has arrived.
+const archivePoll = 100 * time.Millisecond
+
+// stanza gives the name of the stanza.
+func (a *app) stanza() string { return a.cfg.String(config.OptStanza) }
+
+// locks gives the lock and stop files of this host.
+func (a *app) locks() lock.Dir {
+	return lock.Dir{Path: a.cfg.String(config.OptLockPath), ExecID: a.execID}
+}
+
+// storage opens what repository n is kept in.
+func (a *app) storage(n int, missing posix.Missing) (*posix.Storage, error) {
+	st, err := posix.New(a.cfg.String(config.OptRepoPath, n), missing)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errs.WithHint(err, "is repo%d-path right? stanza-create makes the directory", n)
+	}
+	return st, err
+}
+
+// repos opens the repositories of the command, in order.
+func (a *app) repos(missing posix.Missing) ([]*repo.Repo, error) {
+	var all []*repo.Repo
+	for _, n := range a.cfg.Repos() {
+		st, err := a.storage(n, missing)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a.repo(st, n))
+	}
+	return all, nil
+}
+
+func (a *app) repo(st storage.Storage, n int) *repo.Repo {
+	return repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer, Poll: archivePoll})
+}
+
+// nodes gives the clusters of the stanza.
+func (a *app) nodes() []stanza.Node {
+	c := a.cfg
+	var all []stanza.Node
+	for _, n := range c.Pgs() {
+		path := c.String(config.OptPgPath, n)
+		all = append(all, stanza.Node{Key: n, Path: path, Host: agent.NewLocal(path, pgsql.Params{
+			SocketDir: c.String(config.OptPgSocketPath, n),
+			Port:      c.Int(config.OptPgPort, n),
+			User:      c.String(config.OptPgUser, n),
+			Database:  c.String(config.OptPgDatabase, n),
+			Timeout:   c.Duration(config.OptDBTimeout),
+			Password:  logging.NewSecret(os.Getenv("PGPASSWORD")),
+			PassFile:  os.Getenv("PGPASSFILE"),
+			// What older releases call themselves, for pg_stat_activity.
+			Application: fmt.Sprintf("pgBackRest [%s]", c.Command),
+		})})
+	}
+	return all
+}
+
+func (a *app) archiving() stanza.Archiving {
+	return stanza.Archiving{Check: a.cfg.Bool(config.OptArchiveCheck), ModeCheck: a.cfg.Bool(config.OptArchiveModeCheck)}
+}
+
+func stanzaCreate(ctx context.Context, a *app) error {
+	if err := a.locks().Stopped(a.stanza()); err != nil {
+		return err
+	}
+	l, err := a.locks().Acquire(ctx, a.stanza(), []lock.Type{lock.Archive, lock.Backup, lock.Restore}, a.cfg.Repos())
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if a.cfg.Bool(config.OptForce) {
+		a.log.Warn("option --force is no longer supported")
+	}
+	repos, err := a.repos(posix.Create)
+	if err != nil {
+		return err
+	}
+	return stanza.Create(ctx, a.stanza(), a.nodes(), a.cfg.Bool(config.OptOnline), repos, a.log)
+}
+
+func check(ctx context.Context, a *app) error {
+	if a.cfg.IsSet(config.OptStanza) {
+		return a.checkStanza(ctx)
+	}
+	names := a.cfg.Stanzas()
+	if len(names) == 0 {
+		a.log.Warn("no stanzas found to check\nHINT: are there non-empty stanza sections in the configuration?")
+	}
+	for _, name := range names {
+		a.log.Info(fmt.Sprintf("check stanza '%s'", name))
+		one, err := a.forStanza(name)
+		if err != nil {
+			return err
+		}
+		if err := one.checkStanza(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forStanza resolves the options anew, as if the stanza had been given.
+func (a *app) forStanza(name string) (*app, error) {
+	cfg, err := a.cfg.ForStanza(name)
+	if err != nil {
+		return nil, err
+	}
+	one := *a
+	one.cfg = cfg
+	return &one, nil
+}
+
+func (a *app) checkStanza(ctx context.Context) error {
+	repos, err := a.repos(posix.Refuse)
+	if err != nil {
+		return err
+	}
+	return stanza.Check(ctx, a.nodes(), repos, a.archiving(), a.cfg.Duration(config.OptArchiveTimeout), a.log)
+}
+
+func info(ctx context.Context, a *app) error {
+	c := a.cfg
+	q := report.Query{
+		Stanza: a.stanza(), Progress: c.String(config.OptDetailLevel) == "progress", Locks: a.locks(),
+		Type: format.BackupType(c.String(config.OptType)),
+	}
+	if c.IsSet(config.OptSet) {
+		if q.Progress {
+			return errs.New(errs.OptionInvalid, "option 'set' cannot be used with option 'detail-level' = 'progress'")
+		}
+		q.Set = format.Label(c.String(config.OptSet))
+		if _, err := format.ParseLabel(string(q.Set)); err != nil {
+			// No backup has such a name, and it must not become part of a path.
+			return errs.New(errs.OptionInvalidValue, "'%s' is not a valid backup label format", q.Set)
+		}
+	}
+	var sources []report.Source
+	for _, n := range c.Repos() {
+		s := report.Source{Key: n, Cipher: c.String(config.OptRepoCipherType, n)}
+		st, err := posix.New(c.String(config.OptRepoPath, n), posix.Refuse)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // holds no stanza
+		case err != nil:
+			s.Err = err
+		default:
+			s.Storage = st
+			s.Open = func(name string) *repo.Repo {
+				return repo.New(st, repo.Config{Key: n, Stanza: name, Program: writer})
+			}
+		}
+		sources = append(sources, s)
+	}
+	all, err := report.Collect(ctx, q, sources)
+	if err != nil {
+		return err
+	}
+	if c.String(config.OptOutput) == "json" {
+		return report.JSON(os.Stdout, all)
+	}
+	return report.Text(os.Stdout, all, q.Set != "", time.Local)
+}
+
+func start(_ context.Context, a *app) error {
+	removed, err := a.locks().Start(a.stanza())
+	if err == nil && !removed {
+		a.log.Warn("stop file does not exist for " + a.stopTarget())
+	}
+	return err
+}
+
+// stopTarget names what a stop file is for.
+func (a *app) stopTarget() string {
+	if a.stanza() == "" {
+		return "all stanzas"
+	}
+	return "stanza " + a.stanza()
+}
+
+func stop(ctx context.Context, a *app) error {
+	made, err := a.locks().Stop(ctx, a.stanza())
+	if err != nil {
+		return err
+	}
+	if !made {
+		a.log.Warn("stop file already exists for " + a.stopTarget())
+		return nil
+	}
+	if !a.cfg.Bool(config.OptForce) {
+		return nil
+	}
+	holders, unread, err := a.locks().Holders(a.stanza())
+	if err != nil {
+		return err
+	}
+	for _, path := range unread {
+		a.log.Warn("unable to read lock file " + path)
+	}
+	for _, h := range holders {
+		if err := syscall.Kill(h.PID, syscall.SIGTERM); err != nil {
+			a.log.Warn(fmt.Sprintf("unable to send term signal to process %d", h.PID))
+			continue
+		}
+		a.log.Info(fmt.Sprintf("sent term signal to process %d", h.PID))
+	}
+	return nil
+}
+
+func configShow(_ context.Context, a *app) error { return print(a.cfg.Show()) }
+
+func configConvert(_ context.Context, a *app) error {
+	if len(a.cfg.Params) != 1 {
+		return errs.WithHint(errs.New(errs.ParamRequired, "one configuration file to convert required"),
+			"for example: pgx config convert /etc/pgbackrest/pgbackrest.conf > /etc/pgx/pgx.toml")
+	}
+	dir, err := os.Getwd()
+	if err != nil && !filepath.IsAbs(a.cfg.Params[0]) {
+		return errs.WrapAs(errs.PathMissing, err, "unable to get cwd")
+	}
+	text, err := config.Convert(dir, a.cfg.Params[0])
+	if err != nil {
+		return err
+	}
+	return print(text)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/pgx-backup/pgx/agent/pgdata"
+	"github.com/pgx-backup/pgx/internal/config"
+	"github.com/pgx-backup/pgx/internal/lock"
+	"github.com/pgx-backup/pgx/internal/progress"
+	"github.com/pgx-backup/pgx/repo/storage/posix"
+	"github.com/pgx-backup/pgx/stanza/restore"
+)
+
+// aliveEvery is how often a backup looks whether PostgreSQL still knows of it.
+const aliveEvery = 30 * time.Second
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func runRestore(ctx context.Context, a *app) (err error) {
+	c := a.cfg
+	l, err := a.locks().Acquire(ctx, a.stanza(), []lock.Type{lock.Restore}, []int{c.Repo()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	repos, err := a.repos(posix.Refuse)
+	if err != nil {
+		return err
+	}
+	target := pgdata.NewTarget(pgdata.TargetConfig{
+		Path: a.pgPath(), Spool: filepath.Join(c.String(config.OptSpoolPath), "archive", a.stanza()), Log: a.log,
+	})
+	defer func() { err = errors.Join(err, target.Close()) }()
+	kind := restore.Type(c.String(config.OptType))
+	if !c.IsGiven(config.OptType) {
+		kind = ""
+	}
+	command := c.RestoreCommand()
+	if kind != restore.Standby {
+		command = strictVariable + "=y " + command
+	}
+	cfg := restore.Config{
+		Repos: repos, Target: target, PGPath: a.pgPath(), Log: a.log, Now: a.now,
+		Progress: func(p progress.State) {
+			a.bar.update("restore", p.FilesDone, p.Files, p.BytesDone, p.Bytes)
+			_ = l.SetProgress(lock.Restore, c.Repo(), p.BytesDone, p.Bytes) // as in a backup
+		},
+		ProcessMax: c.Int(config.OptProcessMax), DryRun: c.Bool(config.OptDryRun),
+		Delta: c.Bool(config.OptDelta), Force: c.Bool(config.OptForce),
+		Type: kind, TargetValue: c.String(config.OptTarget), TargetExclusive: c.Bool(config.OptTargetExclusive),
+		TargetAction: c.String(config.OptTargetAction), TargetTimeline: c.String(config.OptTargetTimeline),
+		RestoreCommand: command, RecoveryOptions: c.Hash(config.OptRecoveryOption),
+		ArchiveModeOff: c.String(config.OptArchiveMode) == "off",
+		TablespaceMap:  c.Hash(config.OptTablespaceMap), TablespaceMapAll: c.String(config.OptTablespaceMapAll),
+		LinkMap: c.Hash(config.OptLinkMap), LinkAll: c.Bool(config.OptLinkAll),
+		DBInclude: c.List(config.OptDBInclude), DBExclude: c.List(config.OptDBExclude),
+	}
+	if c.IsGiven(config.OptSet) {
+		cfg.Set = c.String(config.OptSet)
+	}
+	_, err = restore.Run(ctx, cfg)
+	return err
+}
