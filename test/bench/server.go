@@ -1,0 +1,198 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// server is a running cluster that nobody else uses.
+type server struct {
+	account
+	version   string
+	binDir    string
+	data      string // the data directory
+	socketDir string // the only way to connect
+	port      int
+}
+
+func newServer(ctx context.Context, a account, major int, data string) (s *server, err error) {
+	s = &server{account: a, data: data, socketDir: filepath.Dir(data), port: 5432}
+	n := strconv.Itoa(major)
+	for _, dir := range []string{
+		filepath.Join(home(), "pg", n, "root/usr/lib/postgresql", n, "bin"),
+		filepath.Join("/usr/lib/postgresql", n, "bin"),
+	} {
+		if executable(filepath.Join(dir, "postgres")) && executable(filepath.Join(dir, "psql")) {
+			s.binDir = dir
+		}
+	}
+	if s.binDir == "" {
+		return nil, fmt.Errorf("PostgreSQL %d is not installed: run test/setup.sh, or choose another with -pg", major)
+	}
+	defer func() {
+		if _, running := os.Stat(filepath.Join(data, "postmaster.pid")); err != nil && running == nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	steps := []struct {
+		name string
+		args []string
+	}{
+		{"initdb", []string{"-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"}},
+		{"pg_ctl", []string{"-D", data, "-w", "-l", filepath.Join(s.socketDir, "server.log"), "start"}},
+	}
+	for _, step := range steps {
+		cmd := s.command(ctx, filepath.Join(s.binDir, step.name), step.args...)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Run(); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
+		}
+		if step.name == "initdb" {
+			if err := s.configure(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	s.version, err = s.query(ctx, "show server_version")
+	return s, err
+}
+
+// configure keeps the server quiet: all that the two programs read stays as it is. It
+// is not what is measured, so it need not be durable.
+func (s *server) configure() error {
+	f, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, `
+listen_addresses = ''
+unix_socket_directories = '%s'
+port = %d
+shared_buffers = '128MB'
+maintenance_work_mem = '128MB'
+max_wal_size = '2GB'
+wal_keep_size = '1GB'
+fsync = off
+autovacuum = off
+archive_mode = on
+archive_command = '/bin/true pgbackrest'
+`, s.socketDir, s.port)
+	return errors.Join(err, f.Close())
+}
+
+// stop ends the server, whatever has happened before.
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := output(s.command(ctx, filepath.Join(s.binDir, "pg_ctl"), "-D", s.data, "-w", "-m", "immediate", "stop"))
+	return err
+}
+
+// query runs statements as the superuser and gives what they print, without decoration.
+func (s *server) query(ctx context.Context, sql string) (string, error) {
+	cmd := s.command(ctx, filepath.Join(s.binDir, "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-",
+		"-h", s.socketDir, "-p", strconv.Itoa(s.port), "-U", "postgres", "postgres")
+	cmd.Stdin = strings.NewReader(sql)
+	return output(cmd)
+}
+
+// Tables as applications have them: orders with text and json, which compress about to
+// the half, measured numbers, which compress worse, and documents that are compressed
+// already. All values come from hashes of the row number, so every run has the same.
+const schema = `
+create table orders (id bigint primary key, customer int not null, created timestamptz not null,
+	amount numeric(12,2) not null, status text not null, note text, detail jsonb);
+create index on orders (customer);
+create index on orders (created);
+create table readings (sensor int not null, taken timestamptz not null, value double precision, quality smallint);
+create index on readings (sensor, taken);
+create table documents (id bigint primary key, name text not null, content bytea not null);
+alter table documents alter content set storage external;
+create function pick(n bigint, salt int, choices int) returns int immutable parallel safe language sql
+	as 'select (hashint8extended(n, salt) & 2147483647) % choices';
+create function prose(n bigint, words int) returns text immutable parallel safe language sql as $$
+	select string_agg((array['the','customer','asked','for','delivery','on','monday','please','call','before','invoice',
+		'address','has','changed','new','contract','number','until','further','notice','damaged','box','replaced','refund',
+		'and','north','warehouse','returned','twice','without','reason','premium','account','of','order','was','sent','to',
+		'harbour','street','confirmed','by','telephone','open','question','about','taxes','see','attached','letter'])
+		[1 + pick(n, i, 50)], ' ') from generate_series(1, words) i $$;
+`
+
+// batch adds about 10 MB: rows from %[1]d on.
+const batch = `
+insert into orders select i, pick(i, 1, 100000), '2024-01-01'::timestamptz + i * interval '7 seconds',
+		pick(i, 2, 10000000) / 100.0, (array['new','paid','sent','sent','sent','returned'])[1 + pick(i, 3, 6)],
+		prose(i, 5 + pick(i, 4, 20)),
+		jsonb_build_object('key', md5(i::text), 'channel', (array['web','shop','phone'])[1 + pick(i, 5, 3)],
+			'items', jsonb_build_array(pick(i, 6, 9999), pick(i, 7, 9999), pick(i, 8, 9999)), 'weight', pick(i, 9, 5000) / 1000.0)
+	from generate_series(%[1]d::bigint, %[1]d + 9999) i;
+insert into readings select pick(i, 1, 500), '2024-01-01'::timestamptz + i * interval '1 second',
+		20 + pick(i, 2, 1000000000) / 1e8, pick(i, 3, 4)
+	from generate_series(%[1]d::bigint * 3, %[1]d::bigint * 3 + 29999) i;
+insert into documents select i, prose(i, 3) || '.pdf',
+		(select string_agg(sha512((i || ':' || j)::bytea), ''::bytea) from generate_series(1, 64 + pick(i, 1, 192)) j)
+	from generate_series(%[1]d::bigint, %[1]d + 249) i;
+`
+
+// fill generates data until the database has this size.
+func (s *server) fill(ctx context.Context, megabytes int64) error {
+	if _, err := s.query(ctx, schema); err != nil {
+		return err
+	}
+	for row := 0; ; row += 10_000 {
+		out, err := s.query(ctx, fmt.Sprintf(batch, row)+"select pg_database_size(current_database());")
+		if err != nil {
+			return err
+		}
+		size, err := strconv.ParseInt(out, 10, 64)
+		if err != nil {
+			return err
+		}
+		if size >= megabytes<<20 {
+			_, err := s.query(ctx, "vacuum analyze; checkpoint;") // as a running cluster would have it
+			return err
+		}
+	}
+}
+
+// keepSegments copies the last full WAL segments to a new directory.
+func (s *server) keepSegments(ctx context.Context, n int, dir string) ([]string, error) {
+	current, err := s.query(ctx, "select pg_walfile_name(pg_current_wal_insert_lsn())")
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mkdir(dir); err != nil {
+		return nil, err
+	}
+	found, err := filepath.Glob(filepath.Join(s.data, "pg_wal", strings.Repeat("[0-9A-F]", 24)))
+	if err != nil {
+		return nil, err
+	}
+	// Those after the current one are old segments, renamed to be used again.
+	found = slices.DeleteFunc(found, func(name string) bool { return filepath.Base(name) >= current })
+	slices.Sort(found)
+	if len(found) < n {
+		return nil, fmt.Errorf("there are only %d full WAL segments: more data (-size) or fewer -segments", len(found))
+	}
+	found = found[len(found)-n:]
+	for i, name := range found {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		found[i] = filepath.Join(dir, filepath.Base(name))
+		if err := s.writeFile(found[i], b); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
