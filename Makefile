@@ -32,10 +32,11 @@ lint:
 	go vet ./...
 	$(STATICCHECK) ./...
 
-# The race detector needs cgo and a C compiler; the product does not.
+# The race detector needs cgo and a C compiler; the product does not. Results are not
+# cached: they depend on servers and programs that go knows nothing of.
 .PHONY: test
 test: setup build lint
-	CGO_ENABLED=1 go test -race -timeout 30m -p 2 $(PKG)
+	CGO_ENABLED=1 go test -race -count=1 -timeout 30m -p 2 $(PKG)
 
 .PHONY: short
 short: build
@@ -55,7 +56,7 @@ bench: build
 
 .PHONY: soak
 soak: setup build
-	PGX_TEST_LONG=1 go test -timeout 6h -p 1 ./test ./stanza/...
+	PGX_TEST_LONG=1 go test -count=1 -timeout 6h -p 1 ./test ./stanza/...
 
 .PHONY: fuzz
 fuzz:
