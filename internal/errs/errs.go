@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -231,12 +232,32 @@ type wire struct {
 	Code    Code     `json:"code"`
 	Message string   `json:"message"`
 	Hints   []string `json:"hints,omitempty"`
+	Is      []string `json:"is,omitempty"` // names of sentinels
+}
+
+// sentinels are the errors of the standard library that callers ask for with errors.Is, by
+// their names on the wire.
+var sentinels = []struct {
+	name string
+	err  error
+}{
+	{"not-exist", fs.ErrNotExist},
+	{"exist", fs.ErrExist},
+	{"permission", fs.ErrPermission},
+	{"unsupported", errors.ErrUnsupported},
 }
 
 // MarshalWire gives the form of err that crosses from one process to another: code,
-// message and hints as a JSON object.
+// message and hints as a JSON object, and whether it is fs.ErrNotExist, fs.ErrExist,
+// fs.ErrPermission or errors.ErrUnsupported.
 func MarshalWire(err error) []byte {
-	b, merr := json.Marshal(wire{CodeOf(err), Message(err), Hints(err)})
+	w := wire{Code: CodeOf(err), Message: Message(err), Hints: Hints(err)}
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			w.Is = append(w.Is, s.name)
+		}
+	}
+	b, merr := json.Marshal(w)
 	if merr != nil { // strings and numbers always marshal
 		panic(merr)
 	}
@@ -253,5 +274,13 @@ func UnmarshalWire(b []byte) error {
 	if _, known := names[w.Code]; !known {
 		w.Code = Unknown
 	}
-	return &Error{Code: w.Code, Message: w.Message, Hints: w.Hints}
+	e := &Error{Code: w.Code, Message: w.Message, Hints: w.Hints}
+	var is []error
+	for _, s := range sentinels {
+		if slices.Contains(w.Is, s.name) {
+			is = append(is, s.err)
+		}
+	}
+	e.Err = errors.Join(is...)
+	return e
 }

@@ -78,6 +78,14 @@ func TestWire(t *testing.T) {
 	if errs.CodeOf(got) != errs.FileMissing || got.Error() != sent.Error() {
 		t.Errorf("%v became %v", sent, got)
 	}
+	for _, is := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, errors.ErrUnsupported} {
+		if errors.Is(got, is) != errors.Is(sent, is) {
+			t.Errorf("%v: is %v only on one side", sent, is)
+		}
+		if got := errs.UnmarshalWire(errs.MarshalWire(errs.New(errs.FileOpen, "x: %w", is))); !errors.Is(got, is) {
+			t.Errorf("%v is lost on the way", is)
+		}
+	}
 	for _, bad := range []string{"", "{", "[]", `"x"`} {
 		if err := errs.UnmarshalWire([]byte(bad)); errs.CodeOf(err) != errs.Protocol {
 			t.Errorf("%q is %v", bad, err)
