@@ -252,6 +252,9 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 	if err == nil {
 		err = out.flush()
 	}
+	if err == nil {
+		err = ctx.Err() // what was cancelled must not be completed
+	}
 	switch {
 	case early != nil:
 		if err := s.write(ctx, kindCancel, nil); err != nil {
