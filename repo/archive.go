@@ -39,6 +39,23 @@ func (f WALFile) Path() string {
 	return strings.Join(strings.Split(f.Object, "/")[2:], "/")
 }
 
+// NewWALFile gives the file name of an archive that is stored under the name base in the
+// directory id. ok is false if nothing of that name is ever stored so.
+func NewWALFile(stanza string, id format.ArchiveID, name, base string) (f WALFile, ok bool) {
+	wal, err := postgres.ParseWALName(name)
+	if err != nil {
+		return WALFile{}, false
+	}
+	if wal.Kind != postgres.Segment && wal.Kind != postgres.Partial {
+		f, ok = WALFile{Request: name, Compress: compress.None}, base == name
+	} else {
+		f, ok = stored(base)
+		ok = ok && f.Request == name
+	}
+	f.ID, f.Object = id, path.Join(path.Dir(format.ArchivePath(stanza, id, name)), base)
+	return f, ok
+}
+
 // ArchiveID gives the directory that the stanza's current cluster archives to and
 // its identity. A missing or unreadable archive.info is the error.
 func (r *Repo) ArchiveID(ctx context.Context) (format.ArchiveID, Cluster, error) {
@@ -110,7 +127,8 @@ func (r *Repo) findIn(ctx context.Context, id format.ArchiveID, name string) ([]
 		case err != nil:
 			return nil, err
 		}
-		return []WALFile{{ID: id, Request: name, Object: object, Compress: compress.None}}, nil
+		f, _ := NewWALFile(r.stanza, id, name, name)
+		return []WALFile{f}, nil
 	}
 
 	var found []WALFile
@@ -118,8 +136,7 @@ func (r *Repo) findIn(ctx context.Context, id format.ArchiveID, name string) ([]
 		if err != nil {
 			return nil, err
 		}
-		if wal, f, ok := stored(path.Base(o.Name)); ok && wal == name {
-			f.ID, f.Object = id, o.Name
+		if f, ok := NewWALFile(r.stanza, id, name, path.Base(o.Name)); ok {
 			found = append(found, f)
 		}
 	}
@@ -128,16 +145,16 @@ func (r *Repo) findIn(ctx context.Context, id format.ArchiveID, name string) ([]
 }
 
 // stored reads the name a segment is stored under.
-func stored(base string) (wal string, f WALFile, ok bool) {
+func stored(base string) (f WALFile, ok bool) {
 	wal, sum, ext, ok := format.ParseSegmentFile(base)
 	if !ok {
-		return "", WALFile{}, false
+		return WALFile{}, false
 	}
 	_, codec := compress.TypeOfName(base)
 	if codec.Ext() != ext { // known to the format, not to any release
-		return "", WALFile{}, false
+		return WALFile{}, false
 	}
-	return wal, WALFile{Request: wal, SHA1: &sum, Compress: codec}, true
+	return WALFile{Request: wal, SHA1: &sum, Compress: codec}, true
 }
 
 // OpenWAL gives the content of a file found. Where its name carries a checksum the
@@ -148,12 +165,17 @@ func (r *Repo) OpenWAL(ctx context.Context, f WALFile, size int64) (io.ReadClose
 	if err != nil {
 		return nil, err
 	}
+	return LoadWAL(object, f, size)
+}
+
+// LoadWAL is OpenWAL for who has the stored bytes of the file, which are closed with
+// the reader.
+func LoadWAL(object io.ReadCloser, f WALFile, size int64) (io.ReadCloser, error) {
 	in, err := pipeline.NewLoad(object, pipeline.LoadSpec{
 		Compress: f.Compress, Size: size, SHA1: f.SHA1,
 	})
 	if err != nil {
-		object.Close()
-		return nil, err
+		return nil, errors.Join(err, object.Close())
 	}
 	return &both{in, object}, nil
 }
@@ -221,8 +243,8 @@ func (r *Repo) segments(ctx context.Context, dir string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if wal, _, ok := stored(path.Base(o.Name)); ok && len(wal) == 24 {
-			names = append(names, wal)
+		if f, ok := stored(path.Base(o.Name)); ok && len(f.Request) == 24 {
+			names = append(names, f.Request)
 		}
 	}
 	slices.Sort(names)

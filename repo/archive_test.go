@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -118,6 +119,54 @@ func TestPutWALIsDurable(t *testing.T) {
 				})
 		})
 	}
+}
+
+// TestTakeWALIsDurable is the same for a segment that comes compressed from elsewhere.
+func TestTakeWALIsDurable(t *testing.T) {
+	content, err := os.ReadFile("../internal/postgres/testdata/wal/15-16-000000010000000000000001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := postgres.ParseWALHeader(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "000000010000000000000001"
+	content = append(content, make([]byte, h.SegmentSize-int64(len(content)))...)
+	var packed bytes.Buffer
+	z, err := compress.NewWriter(compress.LZ4, 1, &packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = z.Write(content)
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	take := func(r *repo.Repo) error {
+		_, err := r.TakeWAL(t.Context(), id, repo.WALStream{
+			Name: name, SHA1: sha1.Sum(content), Compress: compress.LZ4, In: bytes.NewReader(packed.Bytes()),
+		})
+		return err
+	}
+	storagetest.EachFault(t,
+		func(t *testing.T, st storage.Storage) {
+			if err := open(st).Init(t.Context(), postgres.Control{SystemID: h.SystemID, Version: 15, ControlVersion: 1300, CatalogVersion: 202209061}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func(_ *testing.T, st storage.Storage) error { return take(open(st)) },
+		func(t *testing.T, st storage.Storage, err error) {
+			got := fetch(t, open(st), name)
+			if got == nil && err == nil {
+				t.Error("acknowledged and lost")
+			}
+			if got != nil && !bytes.Equal(got, content) {
+				t.Error("what is there is not the content")
+			}
+			if err := take(open(st)); err != nil || !bytes.Equal(fetch(t, open(st), name), content) {
+				t.Errorf("the next try: %v", err)
+			}
+		})
 }
 
 // TestPutWALTwiceAtOnce: of writers of the same content all succeed and one file is left; of

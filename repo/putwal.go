@@ -1,13 +1,13 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -56,42 +56,83 @@ func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (
 		return r.putPlain(ctx, id, src)
 	}
 
-	there, err := r.findIn(ctx, id, src.Name)
+	return r.putSegment(ctx, claim{id, src.Name, src.SHA1, src.Compress}, func() (content, error) {
+		in, err := src.Open()
+		if err != nil {
+			return nil, err
+		}
+		spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Limit: -1}
+		if src.Fixed {
+			spec.SHA1 = &src.SHA1
+		}
+		out, err := pipeline.NewStore(in, spec)
+		if err != nil {
+			return nil, errors.Join(err, in.Close())
+		}
+		return &reading{Store: out, src: src, in: in}, nil
+	})
+}
+
+// claim is what a segment is said to be.
+type claim struct {
+	id    format.ArchiveID
+	name  string
+	sha1  [20]byte
+	codec compress.Type
+}
+
+// content is a segment as it is to be stored.
+type content interface {
+	io.ReadCloser
+	// Verify is asked after io.EOF: was it what is claimed?
+	Verify() error
+}
+
+// reading is a WALSource that is being stored.
+type reading struct {
+	*pipeline.Store
+	src WALSource
+	in  io.Closer
+}
+
+func (s *reading) Verify() error {
+	if read := s.Result().SHA1; read != s.src.SHA1 {
+		return errs.New(errs.Checksum, "WAL file '%s' changed while it was read: checksum was %x, is %x", s.src.Name, s.src.SHA1, read)
+	}
+	return nil
+}
+
+func (s *reading) Close() error { return errors.Join(s.Store.Close(), s.in.Close()) }
+
+// putSegment stores a segment or partial segment, which is opened only if it is needed.
+func (r *Repo) putSegment(ctx context.Context, c claim, open func() (content, error)) (Outcome, error) {
+	there, err := r.findIn(ctx, c.id, c.name)
 	if err != nil {
 		return 0, err
 	}
-	outcome, err := r.compare(ctx, src, there)
+	outcome, err := r.compare(ctx, c, there)
 	if err != nil || outcome == Present {
 		return outcome, err
 	}
-	object := format.ArchivePath(r.stanza, id, format.SegmentFile(src.Name, src.SHA1, src.Compress.Ext()))
-	in, err := src.Open()
+	object := format.ArchivePath(r.stanza, c.id, format.SegmentFile(c.name, c.sha1, c.codec.Ext()))
+	in, err := open()
 	if err != nil {
 		return 0, err
 	}
 	defer in.Close()
-	spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Limit: -1}
-	if src.Fixed {
-		spec.SHA1 = &src.SHA1
-	}
-	out, err := pipeline.NewStore(in, spec)
-	if err != nil {
-		return 0, err
-	}
-	defer out.Close()
-	a := &arrival{Store: out, check: func() error { return r.lastLook(ctx, id, src, out.Result().SHA1, there) }}
+	a := &arrival{content: in, look: func() error { return r.lastLook(ctx, c, there) }}
 	if l, ok := r.storage.(storage.Locker); ok {
 		a.lock = func() (func() error, error) { return l.Lock(ctx, path.Dir(object)) }
 	}
 	err = errors.Join(r.storage.Put(ctx, object, a, storage.Atomic), a.done())
 	if errors.Is(err, errArrived) {
-		if there, err = r.findIn(ctx, id, src.Name); err != nil {
+		if there, err = r.findIn(ctx, c.id, c.name); err != nil {
 			return 0, err
 		}
-		if outcome, err = r.compare(ctx, src, there); err == nil && outcome != Present {
+		if outcome, err = r.compare(ctx, c, there); err == nil && outcome != Present {
 			// Gone again, or damaged. Ours is not stored: only the next try may say so.
 			err = errs.New(errs.FileInvalid, "WAL file '%s' came into the %s archive from elsewhere and is gone or damaged",
-				src.Name, r.Name())
+				c.name, r.Name())
 		}
 		return outcome, err
 	}
@@ -108,13 +149,13 @@ func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (
 	return outcome, nil
 }
 
-// compare says what storing src means in view of what is there: Stored that nothing is,
+// compare says what storing c means in view of what is there: Stored that nothing is,
 // Repaired that only damaged copies are.
-func (r *Repo) compare(ctx context.Context, src WALSource, there []WALFile) (Outcome, error) {
+func (r *Repo) compare(ctx context.Context, c claim, there []WALFile) (Outcome, error) {
 	outcome := Stored
 	for _, f := range there {
-		if *f.SHA1 != src.SHA1 {
-			return 0, r.duplicate(src.Name)
+		if *f.SHA1 != c.sha1 {
+			return 0, r.duplicate(c.name)
 		}
 		// The writer of this file may have died before the directory was synced, and
 		// PostgreSQL removes its copy when we say yes.
@@ -133,19 +174,16 @@ func (r *Repo) compare(ctx context.Context, src WALSource, there []WALFile) (Out
 // errArrived is that another process has stored the same content meanwhile.
 var errArrived = errors.New("the segment has arrived in the archive meanwhile")
 
-// lastLook is taken under the lock, just before a segment gets its name: is the content
-// that was read for storing that of the name, and has nothing come since there was seen?
-func (r *Repo) lastLook(ctx context.Context, id format.ArchiveID, src WALSource, read [20]byte, there []WALFile) error {
-	if read != src.SHA1 {
-		return errs.New(errs.Checksum, "WAL file '%s' changed while it was read: checksum was %x, is %x", src.Name, src.SHA1, read)
-	}
-	now, err := r.findIn(ctx, id, src.Name)
+// lastLook is taken under the lock, just before a segment gets its name: has nothing come
+// since there was seen?
+func (r *Repo) lastLook(ctx context.Context, c claim, there []WALFile) error {
+	now, err := r.findIn(ctx, c.id, c.name)
 	if err != nil {
 		return err
 	}
 	for _, f := range now {
-		if *f.SHA1 != src.SHA1 {
-			return r.duplicate(src.Name)
+		if *f.SHA1 != c.sha1 {
+			return r.duplicate(c.name)
 		}
 		if !slices.ContainsFunc(there, func(old WALFile) bool { return old.Object == f.Object }) {
 			return errArrived
@@ -154,19 +192,19 @@ func (r *Repo) lastLook(ctx context.Context, id format.ArchiveID, src WALSource,
 	return nil
 }
 
-// arrival is a segment on its way into the storage. All of it is there before the lock is
-// taken, which is held from the end of the content until done.
+// arrival is a segment on its way into the storage. All of it is there and verified before
+// the lock is taken, which is held from the end of the content until done.
 type arrival struct {
-	*pipeline.Store
+	content
 	lock   func() (unlock func() error, err error) // nil: there is none to be had
-	check  func() error
+	look   func() error
 	unlock func() error
 	ended  bool
 	bad    error
 }
 
 func (a *arrival) Read(p []byte) (int, error) {
-	n, err := a.Store.Read(p)
+	n, err := a.content.Read(p)
 	if err == io.EOF {
 		if bad := a.end(); bad != nil {
 			return n, bad
@@ -176,7 +214,7 @@ func (a *arrival) Read(p []byte) (int, error) {
 }
 
 func (a *arrival) WriteTo(w io.Writer) (int64, error) {
-	n, err := a.Store.WriteTo(w)
+	n, err := io.Copy(w, a.content) // as the content or w can do best
 	if err == nil {
 		err = a.end()
 	}
@@ -188,12 +226,15 @@ func (a *arrival) end() error {
 		return a.bad
 	}
 	a.ended = true
+	if a.bad = a.Verify(); a.bad != nil {
+		return a.bad
+	}
 	if a.lock != nil {
 		if a.unlock, a.bad = a.lock(); a.bad != nil {
 			return a.bad
 		}
 	}
-	a.bad = a.check()
+	a.bad = a.look()
 	return a.bad
 }
 
@@ -212,20 +253,32 @@ func (r *Repo) duplicate(name string) error {
 
 // putPlain stores a history or backup history file: as it is, under its own name.
 func (r *Repo) putPlain(ctx context.Context, id format.ArchiveID, src WALSource) (Outcome, error) {
-	object := format.ArchivePath(r.stanza, id, src.Name)
 	in, err := src.Open()
 	if err != nil {
 		return 0, err
 	}
+	content, err := readPlain(in, src.Name)
+	if err := errors.Join(err, in.Close()); err != nil {
+		return 0, err
+	}
+	return r.putText(ctx, id, src.Name, content)
+}
+
+// readPlain reads all of a history or backup history file.
+func readPlain(in io.Reader, name string) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(in, maxPlain+1))
-	in.Close()
 	if err != nil {
-		return 0, errs.WrapAs(errs.FileRead, err, "read '%s'", src.Name)
+		return nil, errs.WrapAs(errs.FileRead, err, "read '%s'", name)
 	}
 	if len(content) > maxPlain {
-		return 0, errs.New(errs.FileInvalid, "'%s' is larger than %d bytes: not a history file", src.Name, maxPlain)
+		return nil, errs.New(errs.FileInvalid, "'%s' is larger than %d bytes: not a history file", name, maxPlain)
 	}
-	err = r.storage.Put(ctx, object, strings.NewReader(string(content)), storage.Exclusive)
+	return content, nil
+}
+
+func (r *Repo) putText(ctx context.Context, id format.ArchiveID, name string, content []byte) (Outcome, error) {
+	object := format.ArchivePath(r.stanza, id, name)
+	err := r.storage.Put(ctx, object, bytes.NewReader(content), storage.Exclusive)
 	if !errors.Is(err, fs.ErrExist) {
 		return Stored, err
 	}
@@ -233,8 +286,8 @@ func (r *Repo) putPlain(ctx context.Context, id format.ArchiveID, src WALSource)
 	if err != nil {
 		return 0, err
 	}
-	if string(there) != string(content) {
-		return 0, r.duplicate(src.Name)
+	if !bytes.Equal(there, content) {
+		return 0, r.duplicate(name)
 	}
 	return Present, r.storage.Sync(ctx, path.Dir(object))
 }

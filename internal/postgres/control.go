@@ -19,7 +19,8 @@ const (
 	invalidCheckpoint LSN = 0xDEAD
 
 	minSegmentSize = 1 << 20
-	maxSegmentSize = 1 << 30
+	// MaxSegmentSize is how large a WAL segment can be, in bytes.
+	MaxSegmentSize = 1 << 30
 )
 
 // Offsets in pg_control, the same in all supported versions (struct ControlFileData in
@@ -176,8 +177,8 @@ func checkControl(b []byte) (release, error) {
 func controlCRC(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func checkSegmentSize(size int64) error {
-	if size < minSegmentSize || size > maxSegmentSize || size&(size-1) != 0 {
-		return errs.New(errs.Format, "wal segment size is %d, not a power of two from %d to %d", size, minSegmentSize, maxSegmentSize)
+	if size < minSegmentSize || size > MaxSegmentSize || size&(size-1) != 0 {
+		return errs.New(errs.Format, "wal segment size is %d, not a power of two from %d to %d", size, minSegmentSize, MaxSegmentSize)
 	}
 	return nil
 }

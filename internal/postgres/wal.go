@@ -223,3 +223,24 @@ func ParseWALHeader(b []byte) (WALHeader, error) {
 	}
 	return h, nil
 }
+
+// CheckName says whether the segment or partial segment that begins with h can have the
+// name w: else the error is of code Format. It must begin where the name says. The timeline
+// of its first page is that of the name, or an earlier one if the segment was
+// copied at a promotion; it is never a later one.
+func (h WALHeader) CheckName(w WALName) error {
+	switch {
+	case int64(w.Number) >= 1<<32/h.SegmentSize:
+		return errs.New(errs.Format, "there is no segment '%s' where segments have %d bytes", w.Segment(), h.SegmentSize)
+	case h.PageAddr != w.Start(h.SegmentSize):
+		return errs.New(errs.Format, "WAL header is that of the segment at %s, the name is that of the one at %s",
+			h.PageAddr, w.Start(h.SegmentSize))
+	case h.Timeline == 0 || h.Timeline > w.Timeline:
+		return errs.New(errs.Format, "WAL header is of timeline %d, which the segment of timeline %d cannot begin with",
+			h.Timeline, w.Timeline)
+	}
+	return nil
+}
+
+// IsSegmentSize says whether a WAL segment can have size bytes.
+func IsSegmentSize(size int64) bool { return checkSegmentSize(size) == nil }

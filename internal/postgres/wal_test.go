@@ -138,6 +138,14 @@ func TestParseWALHeader(t *testing.T) {
 			if h.Version.String() != part[0] || h.SegmentSize != size || h.PageAddr != name.Start(size) || h.Timeline == 0 || h.Timeline > name.Timeline {
 				t.Errorf("%+v", h)
 			}
+			if err := h.CheckName(name); err != nil {
+				t.Error(err)
+			}
+			next := name
+			next.Number++
+			if err := h.CheckName(next); errs.CodeOf(err) != errs.Format {
+				t.Errorf("passes for the next segment: %v", err)
+			}
 			if _, err := os.Stat("testdata/control/" + part[0] + "-" + part[1] + ".bin"); err == nil {
 				c, err := postgres.ParseControl(readFile(t, "control", part[0]+"-"+part[1]+".bin"))
 				if err != nil || c.SystemID != h.SystemID {

@@ -86,15 +86,18 @@ func (s *Storage) Features() storage.Features {
 
 // fail is durable.Wrap for what could not be done with the object name.
 func (s *Storage) fail(code errs.Code, err error, format, name string) error {
-	return explain(durable.Wrap(code, err, format, s.Path(name)))
+	return s.explain(durable.Wrap(code, err, format, s.Path(name)), name)
 }
 
-// explain says what to do about a link that leads out of the repository.
-func explain(err error) error {
+// explain says of a name refused by os.Root why it is, and what to do.
+func (s *Storage) explain(err error, name string) error {
 	if err == nil || !strings.HasSuffix(errs.Message(err), "path escapes from parent") { // os exports no value to compare with
 		return err
 	}
-	return errs.WithHint(err, "a symbolic link below the repository path leads out of it: mount the file system there instead")
+	return &errs.Error{
+		Code: errs.Access, Message: "'" + s.Path(name) + "' leads out of the repository through a link", Err: err,
+		Hints: []string{"links below the repository path must be relative and stay in it: mount the other file system there instead"},
+	}
 }
 
 // check is what every method does first. dirOK is for names that may be "", the

@@ -226,7 +226,7 @@ func (s *Storage) Sync(ctx context.Context, name string) error {
 		// What is gone has been removed, which the sync of the directory above makes durable.
 		err := durable.SyncDir(s.root, dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
-			return explain(err)
+			return s.explain(err, name)
 		}
 	}
 	for dir, made := range settled {

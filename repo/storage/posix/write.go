@@ -36,7 +36,7 @@ func (s *Storage) Put(ctx context.Context, name string, src io.Reader, how stora
 		f, err = create(s.root, name, FileMode)
 	}
 	if err != nil {
-		return explain(err)
+		return s.explain(err, name)
 	}
 	defer f.Abort()
 	if _, err := io.Copy(&writer{ended: ctx.Err, file: f}, src); err != nil {
@@ -126,7 +126,7 @@ func (s *Storage) makeDir(name string) error {
 		}
 		return s.fail(errs.PathCreate, err, "unable to create path '%s'", name)
 	}
-	return explain(err)
+	return s.explain(err, name)
 }
 
 // settle makes the directories above name durable that this Storage made.
@@ -187,11 +187,14 @@ func (s *Storage) Link(ctx context.Context, old, name string) error {
 	if err := errors.Join(s.check(ctx, old, false), s.check(ctx, name, false)); err != nil {
 		return err
 	}
+	switch _, err := s.root.Lstat(old); {
+	case errors.Is(err, fs.ErrNotExist):
+		return s.fail(errs.FileMissing, err, "unable to link missing file '%s'", old)
+	case err != nil:
+		return s.fail(errs.FileInfo, err, "unable to get info for path/file '%s'", old)
+	}
 	err := s.root.Link(old, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, serr := s.root.Lstat(old); serr != nil {
-			return s.fail(errs.FileMissing, serr, "unable to link missing file '%s'", old)
-		}
 		if err := s.makeDir(path.Dir(name)); err != nil {
 			return err
 		}
