@@ -1,5 +1,37 @@
 // Package agent is what runs beside PostgreSQL. A Host describes the cluster, begins and
 // ends a backup in it, lists its files and reads them; Local is the Host of this machine.
+// A Target takes what a restore writes.
+//
+// Both can be on another machine: BackupService and TargetService offer them to a session of
+// package protocol, Client and TargetClient are the same Host and Target seen from the
+// other end. What a client may call is decided by its role, and nothing is in both:
+//
+//	call                  backup  restore-target
+//	control                 x                     read pg_control
+//	running                 x                     is there a postmaster.pid
+//	list-files              x                     list what a backup holds
+//	read-file               x                     read a file, checked, hashed and compressed
+//	connect, disconnect     x                     one connection to PostgreSQL
+//	facts                   x                     what the server says of itself
+//	databases               x                     their names
+//	tablespaces             x                     their names
+//	now, alive              x                     its clock, a sign of life
+//	start-backup            x                     begin a backup
+//	stop-backup             x                     end it
+//	create-restore-point    x                     write a named point into the WAL
+//	switch-wal              x                     end the current WAL segment
+//	check                             x           may a restore begin
+//	inspect                           x           may it begin with this layout
+//	begin                             x           remove pg_control, clean, make directories and links
+//	match-file                        x           is a file there as the backup has it
+//	put-file                          x           write a file, whose size and SHA-1 are verified
+//	read-small                        x           read a small file of the data directory
+//	write-small                       x           write one
+//	finish                            x           make it durable, bring pg_control back
+//
+// The data directory and the server are those of the agent's own configuration; no call
+// names them. All names of files are resolved inside: see pgdata.Source.Open and
+// pgdata.Target.
 package agent
 
 import (

@@ -5,11 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -78,15 +74,13 @@ func (r *Reading) Close() error {
 }
 
 // Open opens a file of the data directory. One that is not there any more is
-// fs.ErrNotExist. pg_control is read at once, whole, and as a backup stores it.
+// fs.ErrNotExist. pg_control is read at once, whole, and as a backup stores it. Nothing can
+// be opened that is not in the data directory, in a tablespace or behind a link that List
+// would follow, whatever the name is and whatever moves meanwhile.
 //
 // A page that fails its checksum is read again from the file: PostgreSQL may have been
 // writing it.
 func (s *Source) Open(ctx context.Context, r Read) (*Reading, error) {
-	path, err := s.locate(r.Name)
-	if err != nil {
-		return nil, err
-	}
 	spec := pipeline.StoreSpec{Compress: r.Compress, Level: r.Level, Limit: r.Limit}
 	if r.Name == controlFile {
 		content, _, err := s.readControl(ctx)
@@ -101,7 +95,7 @@ func (s *Source) Open(ctx context.Context, r Read) (*Reading, error) {
 		return &Reading{Store: store, ctx: ctx}, nil
 	}
 
-	f, err := openFile(path)
+	f, err := s.open(r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -119,40 +113,6 @@ func (s *Source) Open(ctx context.Context, r Read) (*Reading, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &Reading{Store: store, ctx: ctx, file: f}, nil
-}
-
-// locate gives the path of a file from its name in a manifest. Names come from the
-// other end, too: they must not lead out of the data directory by themselves.
-func (s *Source) locate(name string) (string, error) {
-	if fs.ValidPath(name) {
-		if rel, ok := strings.CutPrefix(name, rootName+"/"); ok {
-			return s.path + "/" + rel, nil
-		}
-		if strings.HasPrefix(name, tablespaceName+"/") {
-			return s.path + "/" + name, nil
-		}
-	}
-	return "", errs.New(errs.ParamInvalid, "'%s' is not the name of a file in a data directory", name)
-}
-
-// openFile opens a regular file. It does not wait for the writer of a pipe that took
-// the name of a file.
-func openFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &errs.Error{Code: errs.FileMissing, Message: "unable to open missing file '" + path + "' for read", Err: err}
-	}
-	if err != nil {
-		return nil, errs.WrapAs(errs.FileOpen, err, "unable to open file '%s' for read", path)
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
-		return nil, errors.Join(errs.WrapAs(errs.FileOpen, err, "unable to open file '%s' for read", path), f.Close())
-	}
-	return f, nil
 }
 
 // named says which file an error of reading is about, and gives it its code.

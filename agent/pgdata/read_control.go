@@ -15,9 +15,8 @@ func (s *Source) Control(ctx context.Context) (postgres.Control, error) {
 
 // readControl reads pg_control, which the server may be writing.
 func (s *Source) readControl(ctx context.Context) ([]byte, postgres.Control, error) {
-	path := s.path + "/global/pg_control"
-	return postgres.ReadControl(ctx, path, func() ([]byte, error) {
-		f, err := openFile(path)
+	return postgres.ReadControl(ctx, s.path+"/global/pg_control", func() ([]byte, error) {
+		f, err := s.open(controlFile)
 		if err != nil {
 			return nil, err
 		}

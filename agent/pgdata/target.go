@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path"
@@ -90,8 +91,12 @@ type Layout struct {
 	Roots []TargetRoot
 	Dirs  []TargetDir // in byte order of their names
 	Links []TargetLink
-	// File describes the file of that name, if the backup has it.
+	// File describes the file of that name, if the backup has it. Cleaning asks it for
+	// name, owner and mode.
 	File func(name string) (TargetFile, bool)
+	// Files gives all that File knows, in byte order of their names. Only a Target on
+	// another host, which cannot ask, needs it, and only with Clean.
+	Files iter.Seq[TargetFile]
 	// Users and Groups are all that Dirs, Links and files name; "" is an owner
 	// the backup had no name for.
 	Users, Groups []string

@@ -2,6 +2,7 @@ package pgdata
 
 import (
 	"cmp"
+	"math"
 	"os"
 	"os/user"
 	"slices"
@@ -56,7 +57,7 @@ func (t *Target) resolveOwners(users, groups []string, fallback owner) owners {
 	lookup("user", users, o.users, func(name string) (int, bool) {
 		u, err := user.Lookup(name)
 		if err != nil {
-			return 0, false
+			return numericID(name)
 		}
 		id, err := strconv.Atoi(u.Uid)
 		return id, err == nil
@@ -64,12 +65,19 @@ func (t *Target) resolveOwners(users, groups []string, fallback owner) owners {
 	lookup("group", groups, o.groups, func(name string) (int, bool) {
 		g, err := user.LookupGroup(name)
 		if err != nil {
-			return 0, false
+			return numericID(name)
 		}
 		id, err := strconv.Atoi(g.Gid)
 		return id, err == nil
 	}, groupName(fallback.gid))
 	return o
+}
+
+// numericID reads what List gives for the id of an owner without a name. The highest id
+// is none: to chown it means that nothing is to change.
+func numericID(name string) (int, bool) {
+	id, err := strconv.ParseUint(name, 10, 32)
+	return int(id), err == nil && id != math.MaxUint32 && strconv.FormatUint(id, 10) == name
 }
 
 // warnNotOwn says which owners an ordinary user cannot restore.

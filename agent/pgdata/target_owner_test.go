@@ -73,3 +73,32 @@ func TestOwners(t *testing.T) {
 		}
 	}
 }
+
+// A number that is no name is an id: what List gives where the owner of the data
+// directory has no name.
+func TestNumericOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const nobodyKnows = 3987654321
+	s := newSmall(t)
+	s.layout.Users, s.layout.Groups = []string{"3987654321", "4294967295", "007"}, []string{"3987654321", groupName(t)}
+	for i := range s.layout.Dirs {
+		s.layout.Dirs[i].User, s.layout.Dirs[i].Group = "3987654321", "3987654321"
+	}
+	must(t, s.begin())
+	f := s.file("pg_data/PG_VERSION", "x")
+	f.User = "3987654321"
+	must(t, s.target.Put(t.Context(), f, strings.NewReader("x")))
+	for path, want := range map[string]uint32{".": nobodyKnows, "base": nobodyKnows, "PG_VERSION": nobodyKnows} {
+		var st unix.Stat_t
+		must(t, unix.Lstat(s.dir+"/"+path, &st))
+		if st.Uid != want {
+			t.Errorf("%s belongs to %d, want %d", path, st.Uid, want)
+		}
+	}
+	log := s.log.String()
+	if strings.Contains(log, "'3987654321'") || !strings.Contains(log, "unknown user '4294967295'") || !strings.Contains(log, "unknown user '007'") {
+		t.Errorf("the log is\n%s", log)
+	}
+}

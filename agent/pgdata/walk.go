@@ -63,10 +63,15 @@ type Entry struct {
 	// tablespace. What is behind another link has the name it is seen under.
 	Name string
 
-	Mode        fs.FileMode // permission bits; not of a Link
-	User, Group string      // empty where the id has no name
-	Size        int64       // of a File
-	ModTime     int64       // of a File, seconds since 1970
+	Mode fs.FileMode // permission bits; not of a Link
+
+	// User and Group are empty where the id has no name. But when the owner of the data
+	// directory has none, such ids are given as decimal numbers: nothing else would tell
+	// whose the cluster is.
+	User, Group string
+
+	Size    int64 // of a File
+	ModTime int64 // of a File, seconds since 1970
 
 	Target     string // of a Link: where it leads, as it says
 	ToFile     bool   // of a Link that leads to a file
@@ -144,7 +149,7 @@ type walkDir struct {
 func (p walkDir) child(base string) string { return p.name + "/" + base }
 
 func (w *walker) walk() error {
-	fd, err := openDirectory(unix.AT_FDCWD, w.source.path, 0)
+	fd, err := openAt(unix.AT_FDCWD, w.source.path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return errs.WrapAs(errs.PathOpen, err, "open data directory '%s'", w.source.path)
 	}
@@ -153,6 +158,7 @@ func (w *walker) walk() error {
 		unix.Close(fd)
 		return errs.WrapAs(errs.FileInfo, err, "look at data directory '%s'", w.source.path)
 	}
+	w.owners.belongsTo(st.Uid, st.Gid)
 	w.root = w.entry(Dir, rootName, &st)
 	if !w.yield(w.root) {
 		unix.Close(fd)
@@ -249,11 +255,11 @@ func (w *walker) directory(p walkDir, base string, st *unix.Stat_t, followed boo
 	if postgres.ExcludedContents(e.Name, w.online) {
 		return nil
 	}
-	flags := unix.O_NOFOLLOW
+	open := openDirectory
 	if followed {
-		flags = 0
+		open = p.openBehind
 	}
-	fd, err := openDirectory(p.fd, base, flags)
+	fd, err := open(p.fd, base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -281,13 +287,14 @@ func (w *walker) give(e Entry) error {
 	return nil
 }
 
-// openDirectory opens a directory for reading, below the directory at.
-func openDirectory(at int, path string, flags int) (fd int, err error) {
-	err = retry(func() error {
-		fd, err = unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|flags, 0)
-		return err
-	})
-	return fd, err
+// openDirectory opens a directory for reading, in the directory at.
+func openDirectory(at int, base string) (int, error) {
+	return openAt(at, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+}
+
+// openBehind opens for reading the directory that a link in p leads to.
+func (p walkDir) openBehind(at int, base string) (int, error) {
+	return openPart(at, base, unix.O_RDONLY|unix.O_DIRECTORY, p.path)
 }
 
 // retry repeats a call that a signal interrupted.

@@ -99,7 +99,7 @@ func (w *walker) tablespaceLink(p walkDir, base, destination string, st *unix.St
 	if err := w.give(one); err != nil {
 		return err
 	}
-	fd, err := openDirectory(p.fd, base, 0)
+	fd, err := p.openBehind(p.fd, base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

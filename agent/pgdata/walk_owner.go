@@ -6,9 +6,22 @@ import (
 )
 
 // ownerNames gives the names of users and groups and remembers them: a data directory has
-// a million files and two owners. An id without a name is the empty string.
+// a million files and two owners.
+//
+// An id without a name is the empty string, as pgBackRest has it: a restore gives what
+// belongs to nobody to the owner of the data directory. That fails when it is the owner of
+// the data directory who has no name. Such a user is often known to LDAP or SSSD only,
+// which a static program cannot ask; then all ids without a name are given as numbers.
 type ownerNames struct {
-	users, groups map[uint32]string
+	users, groups             map[uint32]string
+	userNumbers, groupNumbers bool
+}
+
+// belongsTo says who owns the data directory.
+func (o *ownerNames) belongsTo(uid, gid uint32) {
+	o.userNumbers = o.user(uid) == ""
+	o.groupNumbers = o.group(gid) == ""
+	o.users, o.groups = nil, nil // looked up before that was known
 }
 
 func (o *ownerNames) user(uid uint32) string {
@@ -18,12 +31,14 @@ func (o *ownerNames) user(uid uint32) string {
 	if o.users == nil {
 		o.users = map[uint32]string{}
 	}
-	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
-		o.users[uid] = u.Username
-	} else {
-		o.users[uid] = ""
+	name, id := "", strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		name = u.Username
+	} else if o.userNumbers {
+		name = id
 	}
-	return o.users[uid]
+	o.users[uid] = name
+	return name
 }
 
 func (o *ownerNames) group(gid uint32) string {
@@ -33,10 +48,12 @@ func (o *ownerNames) group(gid uint32) string {
 	if o.groups == nil {
 		o.groups = map[uint32]string{}
 	}
-	if g, err := user.LookupGroupId(strconv.FormatUint(uint64(gid), 10)); err == nil {
-		o.groups[gid] = g.Name
-	} else {
-		o.groups[gid] = ""
+	name, id := "", strconv.FormatUint(uint64(gid), 10)
+	if g, err := user.LookupGroupId(id); err == nil {
+		name = g.Name
+	} else if o.groupNumbers {
+		name = id
 	}
-	return o.groups[gid]
+	o.groups[gid] = name
+	return name
 }

@@ -283,3 +283,40 @@ func TestListVanishing(t *testing.T) {
 		}
 	}
 }
+
+// Ids without a name are left out, unless the owner of the data directory has none.
+func TestListOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	base := tree(t, "pg/a", "pg/b")
+	chown := func(path string, uid, gid int) {
+		t.Helper()
+		if err := os.Chown(filepath.Join(base, path), uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owners := func() string {
+		t.Helper()
+		var all []string
+		for e, err := range pgdata.NewSource(base+"/pg").List(t.Context(), listing()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e.User+":"+e.Group)
+		}
+		return strings.Join(all, " ")
+	}
+	chown("pg/a", 3987654321, 3987654322)
+	if got := owners(); got != "root:root : root:root" {
+		t.Errorf("got %s", got)
+	}
+	chown("pg", 3987654320, 0)
+	if got := owners(); got != "3987654320:root 3987654321: root:root" {
+		t.Errorf("got %s", got)
+	}
+	chown("pg", 0, 3987654320)
+	if got := owners(); got != "root:3987654320 :3987654322 root:root" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -3,8 +3,10 @@ package backup
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgx-backup/pgx/agent/pgdata"
@@ -70,6 +72,7 @@ func (r *run) describe(ctx context.Context) error {
 	listing := pgdata.Listing{
 		Version: r.control.Version, CatalogVersion: r.cluster.CatalogVersion, Online: r.Online, Exclude: r.Exclude,
 	}
+	numbers := map[string]bool{}
 	for e, err := range r.node.Host.List(ctx, listing) {
 		if err != nil {
 			return err
@@ -77,11 +80,32 @@ func (r *run) describe(ctx context.Context) error {
 		if err := r.add(e); err != nil {
 			return err
 		}
+		if isNumber(e.User) {
+			numbers["uid "+e.User] = true
+		}
+		if isNumber(e.Group) {
+			numbers["gid "+e.Group] = true
+		}
 	}
+	r.warnNumbers(numbers)
 	if err := r.nameTablespaces(ctx); err != nil {
 		return err
 	}
 	return r.m.SetDefaults()
+}
+
+func isNumber(name string) bool { return name != "" && strings.Trim(name, "0123456789") == "" }
+
+// warnNumbers tells, once, of owners that are recorded as numbers, see pgdata.Entry.
+func (r *run) warnNumbers(owners map[string]bool) {
+	all := strings.Join(slices.Sorted(maps.Keys(owners)), ", ")
+	switch len(owners) {
+	case 0:
+	case 1:
+		r.Log.Warn(all + " has no name on the PostgreSQL host: its number is recorded")
+	default:
+		r.Log.Warn(all + " have no name on the PostgreSQL host: their numbers are recorded")
+	}
 }
 
 // add puts what was found on disk into the manifest.

@@ -68,6 +68,9 @@ func (r *run) putOwn(ctx context.Context, name string, content io.Reader) error 
 	return r.m.Files.Add(f)
 }
 
+// maxSegments is how much WAL a backup can need. It bounds what is believed of another host.
+const maxSegments = 1 << 20
+
 // collectWAL waits until all WAL that the backup needs is in the archive, without which
 // it is worth nothing, and copies it into the backup if that was asked for.
 func (r *run) collectWAL(ctx context.Context) error {
@@ -76,6 +79,9 @@ func (r *run) collectWAL(ctx context.Context) error {
 	}
 	// The stop is where the last record ends: the byte before is the last one needed.
 	// When that ends a segment, the next one may not be archived for hours.
+	if r.stop.LSN <= r.start.LSN || (r.stop.LSN-r.start.LSN)/postgres.LSN(r.control.WALSegmentSize) > maxSegments {
+		return errs.New(errs.Format, "the PostgreSQL host says that the backup began at %s and ended at %s, which cannot be", r.start.LSN, r.stop.LSN)
+	}
 	segments := postgres.SegmentRange(r.control.Timeline, r.start.LSN, r.stop.LSN-1, r.control.WALSegmentSize)
 	r.Log.Info(fmt.Sprintf("check archive for segment(s) %s:%s", segments[0], segments[len(segments)-1]))
 	if err := r.savePartial(ctx); err != nil {

@@ -53,6 +53,12 @@ func layoutOf(m *manifest.Manifest) (pgdata.Layout, error) {
 	l := pgdata.Layout{File: func(name string) (pgdata.TargetFile, bool) {
 		f, ok := m.Files.Find(name)
 		return targetFile(f), ok
+	}, Files: func(yield func(pgdata.TargetFile) bool) {
+		for f := range m.Files.All() {
+			if !yield(targetFile(f)) {
+				return
+			}
+		}
 	}}
 	for _, t := range m.Targets.All() {
 		if t.Name == format.PGData {
