@@ -15,26 +15,53 @@ import (
 	"github.com/pgx-backup/pgx/internal/logging"
 	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/repo/format"
+	"github.com/pgx-backup/pgx/repo/remote"
 	"github.com/pgx-backup/pgx/repo/storage/posix"
 )
 
 // errMissing ends archive-get with exitMissing; the log has said what is missing.
 var errMissing = wal.ErrMissing
 
-// localArchive is the archive of a repository on this host, as package wal asks for one. A
-// repository that cannot be opened is one that fails, beside others that do not.
-type localArchive struct {
+// walStore is an archive where it is, or as another host sees it.
+type walStore interface {
+	ArchiveID(ctx context.Context) (format.ArchiveID, repo.Cluster, error)
+	ArchiveIDs(ctx context.Context, c repo.Cluster) ([]format.ArchiveID, error)
+	FindWAL(ctx context.Context, ids []format.ArchiveID, name string) ([]repo.WALFile, error)
+	OpenWAL(ctx context.Context, f repo.WALFile, size int64) (io.ReadCloser, error)
+	PutWAL(ctx context.Context, id format.ArchiveID, src repo.WALSource) (repo.Outcome, error)
+}
+
+var (
+	_ walStore = (*repo.Repo)(nil)
+	_ walStore = (*remote.Archive)(nil)
+)
+
+// archive is the archive of a repository as package wal asks for one. A repository that
+// cannot be opened is one that fails, beside others that do not.
+type archive struct {
 	name  string
-	open  func() (*repo.Repo, error)
+	open  func(context.Context) (walStore, error)
+	store walStore // nil until it is opened
 	codec compress.Type
 	level int
 	id    *format.ArchiveID // of the cluster that Cluster gave
 }
 
-func (l *localArchive) Name() string { return l.name }
+func (l *archive) Name() string { return l.name }
 
-func (l *localArchive) Cluster(ctx context.Context) (wal.Cluster, error) {
-	r, err := l.open()
+func (l *archive) opened(ctx context.Context) (walStore, error) {
+	if l.store != nil {
+		return l.store, nil
+	}
+	st, err := l.open(ctx)
+	if err == nil {
+		l.store = st
+	}
+	return st, err
+}
+
+func (l *archive) Cluster(ctx context.Context) (wal.Cluster, error) {
+	r, err := l.opened(ctx)
 	if err != nil {
 		return wal.Cluster{}, err
 	}
@@ -45,8 +72,8 @@ func (l *localArchive) Cluster(ctx context.Context) (wal.Cluster, error) {
 	return wal.Cluster(c), err
 }
 
-func (l *localArchive) Put(ctx context.Context, f wal.File) (wal.Stored, error) {
-	r, err := l.open()
+func (l *archive) Put(ctx context.Context, f wal.File) (wal.Stored, error) {
+	r, err := l.opened(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -61,8 +88,8 @@ func (l *localArchive) Put(ctx context.Context, f wal.File) (wal.Stored, error) 
 	return map[repo.Outcome]wal.Stored{repo.Stored: wal.New, repo.Present: wal.Present, repo.Repaired: wal.Repaired}[how], err
 }
 
-func (l *localArchive) Find(ctx context.Context, c wal.Cluster, name string) ([]wal.Copy, error) {
-	r, err := l.open()
+func (l *archive) Find(ctx context.Context, c wal.Cluster, name string) ([]wal.Copy, error) {
+	r, err := l.opened(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,20 +120,25 @@ func (a *app) archives() ([]wal.Archive, error) {
 		level = a.cfg.Int(config.OptCompressLevel)
 	}
 	for _, n := range a.cfg.Repos() {
-		var opened *repo.Repo
-		all = append(all, &localArchive{name: fmt.Sprintf("repo%d", n), codec: codec, level: level,
-			open: func() (*repo.Repo, error) {
-				if opened == nil {
-					st, err := a.storage(n, posix.Refuse)
-					if err != nil {
-						return nil, err
-					}
-					opened = a.repo(st, n)
-				}
-				return opened, nil
-			}})
+		all = append(all, &archive{name: fmt.Sprintf("repo%d", n), codec: codec, level: level,
+			open: func(ctx context.Context) (walStore, error) { return a.walStore(ctx, n) }})
 	}
 	return all, nil
+}
+
+func (a *app) walStore(ctx context.Context, n int) (walStore, error) {
+	if a.cfg.RepoIsLocal(n) {
+		st, err := a.storage(ctx, n, "", posix.Refuse)
+		if err != nil {
+			return nil, err
+		}
+		return a.repo(st, n), nil
+	}
+	pool, err := a.sessions(repoSide, n, remote.RoleArchive, 1, serverArgs{Repo: n})
+	if err != nil {
+		return nil, err
+	}
+	return remote.NewArchive(pool, a.stanza()), nil
 }
 
 func (a *app) pgPath() string { return a.cfg.String(config.OptPgPath) }

@@ -8,8 +8,8 @@ import (
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/lock"
 	"github.com/pgx-backup/pgx/internal/progress"
-	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/repo/format"
+	"github.com/pgx-backup/pgx/repo/remote"
 	"github.com/pgx-backup/pgx/repo/storage/posix"
 	"github.com/pgx-backup/pgx/stanza/backup"
 )
@@ -30,7 +30,11 @@ func runBackup(ctx context.Context, a *app) (err error) {
 			a.log.Info("repo option not specified, defaulting to repo" + itoa(n))
 		}
 	}
-	st, err := a.storage(n, posix.Refuse)
+	st, err := a.storage(ctx, n, remote.RoleAdmin, posix.Refuse)
+	if err != nil {
+		return err
+	}
+	nodes, err := a.nodes(lock.Backup)
 	if err != nil {
 		return err
 	}
@@ -39,7 +43,7 @@ func runBackup(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	cfg := backup.Config{
-		Repo: repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer, Poll: archivePoll}), Nodes: a.nodes(),
+		Repo: a.repo(st, n), Nodes: nodes,
 		Log: a.log, Now: a.now,
 		Progress: func(p progress.State) {
 			a.bar.update("backup", p.FilesDone, p.Files, p.BytesDone, p.Bytes)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgx-backup/pgx/agent"
+	"github.com/pgx-backup/pgx/agent/pgdata"
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/lock"
@@ -18,6 +19,7 @@ import (
 	"github.com/pgx-backup/pgx/internal/pgsql"
 	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/repo/format"
+	"github.com/pgx-backup/pgx/repo/remote"
 	"github.com/pgx-backup/pgx/repo/storage"
 	"github.com/pgx-backup/pgx/repo/storage/posix"
 	"github.com/pgx-backup/pgx/stanza"
@@ -26,6 +28,7 @@ import (
 
 // commands are those with a function. The others have been refused by then.
 var commands = map[config.Command]func(context.Context, *app) error{
+	config.CmdAgent:         runAgent,
 	config.CmdArchiveGet:    archiveGet,
 	config.CmdArchivePush:   archivePush,
 	config.CmdBackup:        runBackup,
@@ -34,6 +37,8 @@ var commands = map[config.Command]func(context.Context, *app) error{
 	config.CmdConfigShow:    configShow,
 	config.CmdInfo:          info,
 	config.CmdRestore:       runRestore,
+	config.CmdServer:        runServer,
+	config.CmdSSHSetup:      sshSetup,
 	config.CmdStanzaCreate:  stanzaCreate,
 	config.CmdStart:         start,
 	config.CmdStop:          stop,
@@ -50,20 +55,35 @@ func (a *app) locks() lock.Dir {
 	return lock.Dir{Path: a.cfg.String(config.OptLockPath), ExecID: a.execID}
 }
 
-// storage opens what repository n is kept in.
-func (a *app) storage(n int, missing posix.Missing) (*posix.Storage, error) {
+// storage opens what repository n is kept in, here or on another host, to be read
+// (remote.RoleRestore) or changed (remote.RoleAdmin).
+func (a *app) storage(ctx context.Context, n int, role string, missing posix.Missing) (storage.Storage, error) {
+	if !a.cfg.RepoIsLocal(n) {
+		// One more than read at once, for what is read between.
+		pool, err := a.sessions(repoSide, n, role, a.workers()+1, serverArgs{Repo: n})
+		if err != nil {
+			return nil, err
+		}
+		return remote.NewStorage(ctx, pool, a.cfg.String(config.OptRepoHost, n))
+	}
 	st, err := posix.New(a.cfg.String(config.OptRepoPath, n), missing)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errs.WithHint(err, "is repo%d-path right? stanza-create makes the directory", n)
 	}
-	return st, err
+	if err != nil {
+		return nil, err // not st, which would be a Storage that is not nil
+	}
+	return st, nil
 }
 
+// workers is how many files are handled at once.
+func (a *app) workers() int { return max(1, a.cfg.Int(config.OptProcessMax)) }
+
 // repos opens the repositories of the command, in order.
-func (a *app) repos(missing posix.Missing) ([]*repo.Repo, error) {
+func (a *app) repos(ctx context.Context, role string, missing posix.Missing) ([]*repo.Repo, error) {
 	var all []*repo.Repo
 	for _, n := range a.cfg.Repos() {
-		st, err := a.storage(n, missing)
+		st, err := a.storage(ctx, n, role, missing)
 		if err != nil {
 			return nil, err
 		}
@@ -76,25 +96,54 @@ func (a *app) repo(st storage.Storage, n int) *repo.Repo {
 	return repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer, Poll: archivePoll})
 }
 
-// nodes gives the clusters of the stanza.
-func (a *app) nodes() []stanza.Node {
+// nodes gives the clusters of the stanza, each here or on another host. locks are held
+// on the other hosts too, for the repositories of the command.
+func (a *app) nodes(locks ...lock.Type) ([]stanza.Node, error) {
 	c := a.cfg
 	var all []stanza.Node
 	for _, n := range c.Pgs() {
-		path := c.String(config.OptPgPath, n)
-		all = append(all, stanza.Node{Key: n, Path: path, Host: agent.NewLocal(path, pgsql.Params{
-			SocketDir: c.String(config.OptPgSocketPath, n),
-			Port:      c.Int(config.OptPgPort, n),
-			User:      c.String(config.OptPgUser, n),
-			Database:  c.String(config.OptPgDatabase, n),
-			Timeout:   c.Duration(config.OptDBTimeout),
-			Password:  logging.NewSecret(os.Getenv("PGPASSWORD")),
-			PassFile:  os.Getenv("PGPASSFILE"),
-			// What older releases call themselves, for pg_stat_activity.
-			Application: fmt.Sprintf("pgBackRest [%s]", c.Command),
-		})})
+		node := stanza.Node{Key: n, Path: c.String(config.OptPgPath, n)}
+		if c.PgIsLocal(n) {
+			node.Host = a.localHost(n)
+		} else {
+			args := agentArgs{Path: node.Path, Locks: locks}
+			if len(locks) > 0 {
+				args.Repos = c.Repos()
+			}
+			// One is for the conversation with PostgreSQL.
+			pool, err := a.sessions(pgSide, n, agent.RoleBackup, a.workers()+1, args)
+			if err != nil {
+				return nil, err
+			}
+			node.Host = agent.NewClient(pool)
+		}
+		all = append(all, node)
 	}
-	return all
+	return all, nil
+}
+
+// localHost is cluster n on this host.
+func (a *app) localHost(n int) *agent.Local {
+	c := a.cfg
+	path := c.String(config.OptPgPath, n)
+	p := pgsql.Params{
+		SocketDir: c.String(config.OptPgSocketPath, n),
+		Port:      c.Int(config.OptPgPort, n),
+		User:      c.String(config.OptPgUser, n),
+		Database:  c.String(config.OptPgDatabase, n),
+		Timeout:   c.Duration(config.OptDBTimeout),
+		Password:  logging.NewSecret(os.Getenv("PGPASSWORD")),
+		PassFile:  os.Getenv("PGPASSFILE"),
+		// What older releases call themselves, for pg_stat_activity.
+		Application: fmt.Sprintf("pgBackRest [%s]", c.Command),
+	}
+	if c.Command == config.CmdAgent && !c.IsGiven(config.OptPgPort, n) && !c.IsGiven(config.OptPgSocketPath, n) {
+		// With pgBackRest only the repository host may know them; the server does too.
+		if port, dir, err := pgdata.Postmaster(path); err == nil {
+			p.Port, p.SocketDir = port, dir
+		}
+	}
+	return agent.NewLocal(path, p)
 }
 
 func (a *app) archiving() stanza.Archiving {
@@ -105,7 +154,8 @@ func stanzaCreate(ctx context.Context, a *app) error {
 	if err := a.locks().Stopped(a.stanza()); err != nil {
 		return err
 	}
-	l, err := a.locks().Acquire(ctx, a.stanza(), []lock.Type{lock.Archive, lock.Backup, lock.Restore}, a.cfg.Repos())
+	all := []lock.Type{lock.Archive, lock.Backup, lock.Restore}
+	l, err := a.locks().Acquire(ctx, a.stanza(), all, a.cfg.Repos())
 	if err != nil {
 		return err
 	}
@@ -113,11 +163,15 @@ func stanzaCreate(ctx context.Context, a *app) error {
 	if a.cfg.Bool(config.OptForce) {
 		a.log.Warn("option --force is no longer supported")
 	}
-	repos, err := a.repos(posix.Create)
+	repos, err := a.repos(ctx, remote.RoleAdmin, posix.Create)
 	if err != nil {
 		return err
 	}
-	return stanza.Create(ctx, a.stanza(), a.nodes(), a.cfg.Bool(config.OptOnline), repos, a.log)
+	nodes, err := a.nodes(all...)
+	if err != nil {
+		return err
+	}
+	return stanza.Create(ctx, a.stanza(), nodes, a.cfg.Bool(config.OptOnline), repos, a.log)
 }
 
 func check(ctx context.Context, a *app) error {
@@ -153,11 +207,15 @@ func (a *app) forStanza(name string) (*app, error) {
 }
 
 func (a *app) checkStanza(ctx context.Context) error {
-	repos, err := a.repos(posix.Refuse)
+	repos, err := a.repos(ctx, remote.RoleRestore, posix.Refuse)
 	if err != nil {
 		return err
 	}
-	return stanza.Check(ctx, a.nodes(), repos, a.archiving(), a.cfg.Duration(config.OptArchiveTimeout), a.log)
+	nodes, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	return stanza.Check(ctx, nodes, repos, a.archiving(), a.cfg.Duration(config.OptArchiveTimeout), a.log)
 }
 
 func info(ctx context.Context, a *app) error {
@@ -179,7 +237,7 @@ func info(ctx context.Context, a *app) error {
 	var sources []report.Source
 	for _, n := range c.Repos() {
 		s := report.Source{Key: n, Cipher: c.String(config.OptRepoCipherType, n)}
-		st, err := posix.New(c.String(config.OptRepoPath, n), posix.Refuse)
+		st, err := a.storage(ctx, n, remote.RoleRestore, posix.Refuse)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // holds no stanza
 		case err != nil:

@@ -73,10 +73,14 @@ type app struct {
 	log    *slog.Logger
 	bar    *bar
 	strict bool
+
+	input  config.Input   // what cfg was made of
+	reload chan os.Signal // a resident service is to read it again
+	peers  *peers         // shared by the copies that are made for other stanzas
 }
 
 func run() int {
-	a := &app{execID: uuid.NewString(), now: time.Now, strict: os.Getenv(strictVariable) == "y"}
+	a := &app{execID: uuid.NewString(), now: time.Now, strict: os.Getenv(strictVariable) == "y", peers: new(peers)}
 	if a.strict {
 		// A crash of the program must not be exit code 2: let it be a signal.
 		debug.SetTraceback("crash")
@@ -88,10 +92,11 @@ func run() int {
 	if err != nil {
 		dir = "/" // removed under us: only relative paths need it, and fail by name
 	}
-	a.cfg, err = config.Load(config.Input{
+	a.input = config.Input{
 		Program: program(os.Args[0]), Args: os.Args[1:], Env: os.Environ(), Dir: dir,
 		AsRoot: os.Geteuid() == 0, ExecID: a.execID, Version: version,
-	})
+	}
+	a.cfg, err = config.Load(a.input)
 	if err != nil {
 		return a.failedToLoad(err)
 	}
@@ -191,7 +196,15 @@ func (a *app) signals() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	got := make(chan os.Signal, 2)
 	// SIGQUIT is what an immediate shutdown of PostgreSQL sends to its commands.
-	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
+	limit := graceful
+	if a.resident() {
+		a.reload = make(chan os.Signal, 1)
+		signal.Notify(a.reload, syscall.SIGHUP)
+		limit += drain
+	} else {
+		signal.Notify(got, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	go func() {
 		select {
@@ -204,15 +217,24 @@ func (a *app) signals() (context.Context, func()) {
 		case <-done:
 		case <-got:
 			a.quit()
-		case <-time.After(graceful):
+		case <-time.After(limit):
 			a.quit()
 		}
 	}()
 	return ctx, func() {
 		signal.Stop(got)
+		if a.reload != nil {
+			signal.Stop(a.reload)
+		}
 		close(done)
 		cancel(nil)
 	}
+}
+
+// resident says whether the command is a service that stays.
+func (a *app) resident() bool {
+	c := a.cfg.Command
+	return (c == config.CmdAgent || c == config.CmdServer) && !a.cfg.Bool(config.OptStdio)
 }
 
 // quit ends the program while the command still runs.
@@ -266,7 +288,7 @@ func (a *app) logger() *logging.Handler {
 func (a *app) command(ctx context.Context) int {
 	begun := a.now()
 	level := slog.LevelInfo
-	if a.cfg.Command.Quiet() {
+	if a.cfg.Command.Quiet() || a.cfg.Bool(config.OptStdio) { // of a session the client tells
 		level = slog.LevelDebug
 	}
 	v := version
@@ -280,6 +302,7 @@ func (a *app) command(ctx context.Context) int {
 	}
 
 	err := commands[a.cfg.Command](ctx, a)
+	_ = a.peers.close() // nothing is asked of them any more
 	a.bar.end()
 
 	var sig errSignal

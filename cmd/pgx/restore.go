@@ -7,16 +7,44 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pgx-backup/pgx/agent"
 	"github.com/pgx-backup/pgx/agent/pgdata"
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/lock"
 	"github.com/pgx-backup/pgx/internal/progress"
+	"github.com/pgx-backup/pgx/repo/remote"
 	"github.com/pgx-backup/pgx/repo/storage/posix"
 	"github.com/pgx-backup/pgx/stanza/restore"
 )
 
 // aliveEvery is how often a backup looks whether PostgreSQL still knows of it.
 const aliveEvery = 30 * time.Second
+
+// restoreTarget is the data directory to restore into, here or on another host.
+func (a *app) restoreTarget(ctx context.Context) (agent.Target, error) {
+	n := a.cfg.Pg()
+	if a.cfg.PgIsLocal(n) {
+		return a.target(a.pgPath()), nil
+	}
+	pool, err := a.sessions(pgSide, n, agent.RoleRestoreTarget, 1, agentArgs{
+		Path: a.pgPath(), Locks: []lock.Type{lock.Restore}, Repos: []int{a.cfg.Repo()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s, err := pool.Take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return agent.NewTargetClient(s), nil
+}
+
+// target is the data directory at path of this host.
+func (a *app) target(path string) *pgdata.Target {
+	return pgdata.NewTarget(pgdata.TargetConfig{
+		Path: path, Spool: filepath.Join(a.cfg.String(config.OptSpoolPath), "archive", a.stanza()), Log: a.log,
+	})
+}
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
@@ -27,13 +55,14 @@ func runRestore(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	repos, err := a.repos(posix.Refuse)
+	repos, err := a.repos(ctx, remote.RoleRestore, posix.Refuse)
 	if err != nil {
 		return err
 	}
-	target := pgdata.NewTarget(pgdata.TargetConfig{
-		Path: a.pgPath(), Spool: filepath.Join(c.String(config.OptSpoolPath), "archive", a.stanza()), Log: a.log,
-	})
+	target, err := a.restoreTarget(ctx)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, target.Close()) }()
 	kind := restore.Type(c.String(config.OptType))
 	if !c.IsGiven(config.OptType) {

@@ -113,24 +113,38 @@ func (c *Config) PassOn(to Command, leave ...Option) []string {
 	return options
 }
 
-// RestoreCommand gives the command line for restore_command as restore writes it:
-// the option cmd, the options that concern archive-get, and the two names that
-// PostgreSQL fills in.
+// RestoreCommand gives the command line for restore_command as restore writes it, with
+// the two names that PostgreSQL fills in: the option cmd and the options that concern
+// archive-get. Where the cluster is on another host, these are that host's program and
+// configuration; what holds here, such as the number of a repository, need not hold
+// there.
 func (c *Config) RestoreCommand() string {
+	if n := c.Pg(); !c.PgIsLocal(n) {
+		line := c.RemoteCommand(true, n, "--"+OptStanza.String()+"="+c.String(OptStanza), CmdArchiveGet.String())
+		return escapePercent(line) + ` %f "%p"`
+	}
 	options := c.PassOn(CmdArchiveGet,
 		// What was meant for the restore has good defaults there.
 		OptExecID, OptJobRetry, OptJobRetryInterval, OptLogLevelConsole, OptLogLevelFile, OptLogLevelStderr,
 		OptLogSubprocess, OptLogTimestamp, OptProcessMax, OptCmd)
-	words := []string{strings.ReplaceAll(c.String(OptCmd), "%", "%%")}
+	words := []string{c.String(OptCmd)}
 	for _, o := range options {
-		name, val, is := strings.Cut(o, "=")
-		if is {
-			o = name + "=" + quoteShell(val)
-		}
-		words = append(words, strings.ReplaceAll(o, "%", "%%"))
+		words = append(words, quoteWord(o))
 	}
-	words = append(words, CmdArchiveGet.String(), "%f", `"%p"`)
-	return strings.Join(words, " ")
+	words = append(words, CmdArchiveGet.String())
+	return escapePercent(strings.Join(words, " ")) + ` %f "%p"`
+}
+
+// escapePercent keeps PostgreSQL from filling anything in.
+func escapePercent(line string) string { return strings.ReplaceAll(line, "%", "%%") }
+
+// quoteWord quotes an option, whose name needs no quotes, or another word for the shell.
+func quoteWord(word string) string {
+	name, val, is := strings.Cut(word, "=")
+	if is && strings.HasPrefix(name, "--") {
+		return name + "=" + quoteShell(val)
+	}
+	return quoteShell(word)
 }
 
 // quoteShell puts a value between double quotes when it has blanks, as pgBackRest

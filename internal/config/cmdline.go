@@ -123,10 +123,17 @@ func orHelp(c Command) Command {
 func roleError(arg, role string, help bool) error {
 	switch role {
 	case "async", "local", "remote":
-		if help {
+		switch {
+		case help:
 			return errs.New(errs.CommandInvalid, "help is not available for the '%s' role", role)
+		case role == "async":
+			return errs.New(errs.CommandInvalid, "invalid command/role combination '%s'", arg)
 		}
-		return errs.New(errs.CommandInvalid, "invalid command/role combination '%s'", arg)
+		// A pgbackrest shows this as what ended the process it started.
+		return errs.WithHint(errs.WithHint(
+			errs.New(errs.Protocol, "'%s' is how pgbackrest starts its own helper, but this is pgx, which does not speak its protocol", arg),
+			"both ends of a connection must be pgx: pgbackrest on the other host started this program."),
+			"install pgx there as well, or let its pg-host-cmd, repo-host-cmd or cmd name a pgbackrest.")
 	}
 	return errs.New(errs.CommandInvalid, "invalid command role '%s'", role)
 }

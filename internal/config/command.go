@@ -9,8 +9,8 @@ import (
 // Command names one command.
 type Command uint8
 
-// The commands. The last two are pgx's own and do not exist when it is called as
-// pgbackrest.
+// The commands. Those behind CmdVersion are pgx's own and, but for CmdAgent, do not exist
+// when it is called as pgbackrest.
 const (
 	CmdAnnotate Command = iota
 	CmdArchiveGet
@@ -34,8 +34,10 @@ const (
 	CmdStop
 	CmdVerify
 	CmdVersion
+	CmdAgent
 	CmdConfigConvert
 	CmdConfigShow
+	CmdSSHSetup
 
 	commandTotal = iota
 	noCommand    = Command(commandTotal)
@@ -67,7 +69,9 @@ const (
 	cStop          commandSet = 1 << CmdStop
 	cVerify        commandSet = 1 << CmdVerify
 	cVersion       commandSet = 1 << CmdVersion
+	cAgent         commandSet = 1 << CmdAgent
 	cConfigShow    commandSet = 1 << CmdConfigShow
+	cSSHSetup      commandSet = 1 << CmdSSHSetup
 
 	// The sets that many options share.
 	setPgConn = cBackup | cCheck | cStanzaCreate | cStanzaDelete | cStanzaUpgrade
@@ -75,9 +79,10 @@ const (
 	setPgPath = setPgHost | cArchiveGet | cArchivePush | cRestore
 	setRepo   = setPgPath | cAnnotate | cExpire | cInfo | cRepoGet | cRepoLs | cRepoRm | cVerify
 	setIO     = setRepo | cServer | cServerPing
-	setAll    = setIO | cStart | cStop
-	setUmask  = setAll &^ (cInfo | cManifest | cServer | cServerPing)
-	setLock   = setAll &^ (cCheck | cManifest | cRepoGet | cRepoLs | cRepoRm | cServer | cServerPing | cVerify)
+	setOwn    = cAgent | cSSHSetup
+	setAll    = setIO | cStart | cStop | setOwn
+	setUmask  = setAll &^ (cInfo | cManifest | cServer | cServerPing | setOwn)
+	setLock   = setAll &^ (cCheck | cManifest | cRepoGet | cRepoLs | cRepoRm | cServer | cServerPing | cSSHSetup | cVerify)
 	setWorker = cArchiveGet | cArchivePush | cBackup | cRestore | cVerify
 )
 
@@ -90,6 +95,7 @@ type command struct {
 	params   bool // takes parameters
 	internal bool // not shown in help
 	own      bool // pgx's own
+	anyName  bool // own, but known under any name: another host starts it under that of pgN-host-cmd
 	later    bool // has no function yet
 	usage    string
 	summary  string
@@ -150,10 +156,14 @@ var commands = [commandTotal]command{
 		text:    "The path is relative to the repository path; one that is not empty needs --recurse."},
 	CmdRestore: {name: "restore",
 		summary: "restore a cluster, to its newest state or to a moment",
-		text:    "The server must be stopped. Without --delta the data directory must be empty. Without --set the newest backup is used, with --type=time or lsn the newest one before the target. The server then recovers from the archive when it is started.\n\nExamples:\n  pgx restore\n  pgx restore --delta --type=time --target='2026-08-20 14:00:00+02' --target-action=promote\n  pgx restore --dry-run"},
-	CmdServer: {name: "server", later: true,
-		summary: "serve hosts that have no direct way to the repository",
-		text:    "Runs on the repository host."},
+		text:    "The server must be stopped. Without --delta the data directory must be empty. Without --set the newest backup is used, with --type=time or lsn the newest one before the target. The server then recovers from the archive when it is started. It runs on the PostgreSQL host; as pgx also on the repository host, where pg1-host names the host to restore on.\n\nExamples:\n  pgx restore\n  pgx restore --delta --type=time --target='2026-08-20 14:00:00+02' --target-action=promote\n  pgx restore --dry-run"},
+	CmdServer: {name: "server",
+		summary: "serve PostgreSQL hosts that have no repository of their own, over SSH",
+		text: "Runs on the repository host. With --stdio it serves one session on the standard streams: a PostgreSQL host starts it so through sshd, or a forced command in authorized_keys does, which also says with --stanza and --role what that host may do. Without --stdio it stays and listens for SSH on server-port; the keys of server-client are let in, no account with a shell is needed, SIGHUP reads the configuration again, and SIGTERM ends it when the sessions that run are done.\n\n" +
+			"Roles: archive stores and fetches WAL and never replaces or removes any; restore reads backups and WAL; admin may do everything.\n\n" +
+			"Examples, a line of authorized_keys and the resident server:\n" +
+			"  restrict,command=\"pgx --stanza=main --role=archive --role=restore server --stdio\" ssh-ed25519 AAAA... postgres@db1\n" +
+			"  pgx server"},
 	CmdServerPing: {name: "server-ping", noLog: true, params: true, later: true, usage: "[HOST]",
 		summary: "ask whether a server answers",
 		text:    "Exit code 0 when it does."},
@@ -178,12 +188,23 @@ var commands = [commandTotal]command{
 	CmdVersion: {name: "version", noLog: true, quiet: true,
 		summary: "show the version",
 		text:    "--output=num gives it as a number."},
+	CmdAgent: {name: "agent", own: true, anyName: true,
+		summary: "serve the repository host on a PostgreSQL host, over SSH",
+		text: "Runs on a PostgreSQL host, as the user that owns the cluster. With --stdio it serves one session on the standard streams: the repository host starts it so through sshd, or a forced command in authorized_keys does, which also says with --stanza and --role what that host may do. Without --stdio it stays and listens for SSH on agent-port; the keys of agent-client are let in, no account with a shell is needed, SIGHUP reads the configuration again, and SIGTERM ends it when the sessions that run are done. What is read and written is the pg1-path of this host's configuration.\n\n" +
+			"Roles: backup reads the cluster and begins and ends backups, and writes nothing; restore-target writes the data directory, which is as much as a shell of that user.\n\n" +
+			"Examples, a line of authorized_keys and the resident agent:\n" +
+			"  restrict,command=\"pgx --stanza=main --role=backup agent --stdio\" ssh-ed25519 AAAA... pgbackrest@backup1\n" +
+			"  pgx agent"},
 	CmdConfigConvert: {name: "config convert", noLog: true, quiet: true, params: true, own: true, usage: "FILE",
 		summary: "turn pgbackrest.conf into pgx.toml or the reverse",
 		text:    "Prints the file in the other form; values, their order and comments stay. FILE is TOML when its name ends in .toml.\n\nExample: pgx config convert /etc/pgbackrest/pgbackrest.conf >/etc/pgx/pgx.toml"},
 	CmdConfigShow: {name: "config show", noLog: true, quiet: true, params: true, own: true, usage: "[COMMAND]",
 		summary: "show every option with its value and where it came from",
 		text:    "With COMMAND as that command would see them. --output=json is for programs."},
+	CmdSSHSetup: {name: "ssh-setup", noLog: true, quiet: true, own: true,
+		summary: "print what lets the hosts of the configuration talk to each other",
+		text: "Prints, for the stanza of --stanza or for all, the lines that authorized_keys of both hosts need, and the same grants as agent-client and server-client for resident listeners. With --check it connects to each host instead, tries what is granted and says what is missing. Run it as the user that the commands run as: the keys are those of its ~/.ssh.\n\n" +
+			"Examples:\n  pgx ssh-setup --stanza=main\n  pgx ssh-setup --check"},
 }
 
 // commandNamed finds a command by its name or by a beginning that only one has. A
@@ -192,8 +213,8 @@ func commandNamed(name string, dropIn bool) (Command, error) {
 	var begins []string
 	only := noCommand
 	for i := range commands {
-		if commands[i].own { // two words, put together by the caller
-			if commands[i].name == name && !dropIn {
+		if commands[i].own { // "config show" is put together by the caller
+			if commands[i].name == name && (!dropIn || commands[i].anyName) {
 				return Command(i), nil
 			}
 			continue

@@ -23,20 +23,24 @@ var exitCodes = []struct{ code, meaning string }{
 	{"30, 48", "no command, or one that does not exist"},
 	{"31, 32, 37", "an option is not allowed, has a wrong value, or is missing"},
 	{"38", "PostgreSQL is running and must not be"},
+	{"39", "the other host does not speak the protocol of pgx, or fell silent"},
 	{"40", "the directory to restore to is not empty"},
 	{"41, 42, 64", "a file cannot be opened, read or written"},
 	{"44, 51, 58", "repository and cluster do not belong together"},
 	{"45", "another WAL file of that name is in the archive"},
+	{"49", "another host cannot be reached over SSH"},
 	{"50", "another process holds the lock"},
 	{"55", "a file is missing"},
 	{"56, 57", "PostgreSQL cannot be reached, or refuses a query"},
 	{"62", "stopped by the command stop"},
 	{"63", "ended by a signal"},
 	{"67", "not supported"},
+	{"72", "the command belongs on the PostgreSQL host"},
 	{"75", "no such backup, or none before the target"},
 	{"82", "WAL did not arrive in the archive in time"},
 	{"87", "archiving is switched off"},
 	{"103, 104", "no repository could be used, or several errors"},
+	{"105", "the other host does not grant this"},
 }
 
 // help prepares Help: the values of the options it is about, as far as they can be
@@ -161,7 +165,7 @@ func (c *Config) helpCommand() string {
 		for i := range table {
 			o := Option(i)
 			row := &table[i]
-			if row.area != a || row.internal || row.internalFor.has(c.topic) || !row.validFor(c.topic, c.dropIn) {
+			if row.area != a || !row.shown(c.topic, c.dropIn) {
 				continue
 			}
 			if !heading {
@@ -313,9 +317,7 @@ func (c *Config) helpOption() string {
 	if n := row.need(c.topic); n != nil {
 		fact("needs", strings.Replace(n.describe(1), n.option.at(1), generic(n.option), 1))
 	}
-	for _, text := range laterTexts(row, c.topic) {
-		fact("not yet", text)
-	}
+	laterTexts(row, c.topic, fact)
 	name := o.at(1)
 	if !row.secret {
 		fact("command line", cliForm(row, name))
@@ -373,24 +375,25 @@ func describeLimits(row *option, c Command) string {
 	return ""
 }
 
-// laterTexts says which values have no function yet.
-func laterTexts(row *option, c Command) []string {
-	var texts []string
+// laterTexts tells of the values that have no function.
+func laterTexts(row *option, c Command, fact func(name, text string)) {
 	for i := range row.later {
 		r := &row.later[i]
 		if r.commands != 0 && c != noCommand && !r.commands.has(c) {
 			continue
 		}
-		text := "is refused: "
+		name, text := "not yet", "is refused: "
+		if r.never {
+			name = "not in pgx"
+		}
 		if r.level == ignored {
 			text = "is ignored with a warning: "
 		}
 		if r.values != nil {
 			text = strings.Join(r.values, ", ") + " " + text
 		}
-		texts = append(texts, text+r.text)
+		fact(name, text+r.text)
 	}
-	return texts
 }
 
 func oldNames(o Option) string {

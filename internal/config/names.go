@@ -6,7 +6,11 @@ type Option uint8
 
 // The options, in the order of their names.
 const (
-	OptAllowRoot Option = iota
+	OptAgentAddress Option = iota
+	OptAgentClient
+	OptAgentHostKey
+	OptAgentPort
+	OptAllowRoot
 	OptAnnotation
 	OptArchiveAsync
 	OptArchiveCheck
@@ -23,6 +27,7 @@ const (
 	OptBackupStandby
 	OptBeta
 	OptBufferSize
+	OptCheck
 	OptChecksumPage
 	OptChecksumPageError
 	OptCmd
@@ -179,13 +184,20 @@ const (
 	OptRepoType
 	OptReport
 	OptResume
+	OptRole
 	OptSckBlock
 	OptSckKeepAlive
+	OptServerAddress
+	OptServerClient
+	OptServerHostKey
+	OptServerPort
 	OptSet
 	OptSort
 	OptSpoolPath
+	OptSSHConfig
 	OptStanza
 	OptStartFast
+	OptStdio
 	OptStopAuto
 	OptTablespaceMap
 	OptTablespaceMapAll

@@ -62,6 +62,7 @@ type option struct {
 
 	commands    commandSet // that know the option
 	own         commandSet // of these, where only pgx knows it
+	unseen      commandSet // of these, whose help shows it only under pgx's own name
 	requiredFor commandSet // exceptions to required
 	optionalFor commandSet
 	internalFor commandSet // commands whose help does not show it
@@ -134,9 +135,11 @@ const (
 	ignored              // it can be left out: a warning
 )
 
-// later marks values that are known and have no function yet.
+// later marks values that are known and have no function yet, or never will have one.
 type later struct {
 	level    level
+	never    bool       // pgx has something else for it
+	remote   bool       // it matters only where another host has a part in the command
 	values   []string   // nil: every value that is given
 	commands commandSet // 0: all
 	text     string     // what happens instead, or what to do
@@ -158,13 +161,14 @@ const (
 	areaAzure
 	areaGCS
 	areaSFTP
+	areaListener
 	areaTLSServer
 	areaTotal = iota
 )
 
 var areaNames = [...]string{
 	"Command line only", "Backup", "Restore", "Archive", "General", "Cluster", "Repository", "Repository host",
-	"Object storage", "S3", "Azure", "GCS", "SFTP", "TLS server",
+	"Object storage", "S3", "Azure", "GCS", "SFTP", "Listener", "TLS server",
 }
 
 // String gives the name without a number, such as "repo-path".
@@ -185,6 +189,16 @@ func (row *option) multi() bool { return row.typ == typeList || row.typ == typeH
 
 func (row *option) validFor(c Command, dropIn bool) bool {
 	return row.commands.has(c) && !(dropIn && row.own.has(c))
+}
+
+// shown says whether the help of a command lists the option.
+func (row *option) shown(c Command, dropIn bool) bool {
+	return row.validFor(c, dropIn) && !row.internal && !row.internalFor.has(c) && !(dropIn && row.unseen.has(c))
+}
+
+// ours says that no command of pgbackrest knows the option.
+func (row *option) ours() bool {
+	return row.commands != 0 && row.commands&^(row.own|row.unseen|setOwn|cConfigShow) == 0
 }
 
 func (row *option) isRequired(c Command) bool {
@@ -334,14 +348,20 @@ func lookup(given string, abbreviated, indexOptional bool) (found, error) {
 	return f, nil
 }
 
-// beginning finds the one option whose name begins so.
-func beginning(name string) (Option, bool) {
+// beginning finds the one option whose name begins so. Those of pgx's own are never
+// meant, so that a beginning that pgbackrest takes stays good.
+func beginning(name string) (only Option, ok bool) {
 	i := sort.Search(optionTotal, func(i int) bool { return table[i].name >= name })
-	if i == optionTotal || !strings.HasPrefix(table[i].name, name) {
-		return 0, false
+	for ; i < optionTotal && strings.HasPrefix(table[i].name, name); i++ {
+		switch {
+		case table[i].ours():
+		case ok:
+			return 0, false
+		default:
+			only, ok = Option(i), true
+		}
 	}
-	only := i+1 == optionTotal || !strings.HasPrefix(table[i+1].name, name)
-	return Option(i), only
+	return only, ok
 }
 
 func byOldName(name string, abbreviated bool) (Option, oldName, bool) {

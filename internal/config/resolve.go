@@ -188,7 +188,11 @@ func (l *loader) resolveOne(o Option, index int) (value, error) {
 				}
 			}
 			err := errs.New(errs.OptionRequired, "%s command requires option: %s", l.target, o.at(index))
-			if row.section == sectionStanza {
+			switch {
+			case l.target == CmdAgent && o == OptPgPath:
+				// Who reads this is often on another host.
+				return v, errs.WithHint(err, "%s", l.whereStanza(l.stanza()))
+			case row.section == sectionStanza:
 				return v, errs.WithHint(err, "does this stanza exist?")
 			}
 			return v, err

@@ -14,7 +14,7 @@ const margin = 30_000
 func (l *loader) rules() error {
 	for _, rule := range []func() error{
 		l.refuseRoot, l.repoForDelete, l.differentPaths, l.timeouts, l.oneRemote, l.retention, l.compression,
-		l.targetTime, l.deprecated, l.supported,
+		l.targetTime, l.deprecated, l.supported, l.service,
 	} {
 		if err := rule(); err != nil {
 			return err
@@ -49,8 +49,8 @@ func (l *loader) differentPaths() error {
 		return nil
 	}
 	local := func(n int) bool {
-		host, typ := c.value(OptRepoHost, n), c.value(OptRepoType, n).text
-		return !host.set && (typ == "posix" || typ == "cifs")
+		typ := c.value(OptRepoType, n).text
+		return c.RepoIsLocal(n) && (typ == "posix" || typ == "cifs")
 	}
 	for _, a := range c.groups[groupRepo].numbers {
 		for _, b := range c.groups[groupRepo].numbers {
@@ -95,13 +95,17 @@ func (l *loader) timeouts() error {
 }
 
 func (l *loader) oneRemote() error {
-	remote := func(o Option, g group) bool {
-		return l.cfg.values[o] != nil && slices.ContainsFunc(l.cfg.groups[g].numbers, func(n int) bool { return l.cfg.value(o, n).set })
-	}
-	if remote(OptPgHost, groupPg) && remote(OptRepoHost, groupRepo) {
+	if pg, repo := l.remote(); pg && repo {
 		return errs.New(errs.Config, "pg and repo hosts cannot both be configured as remote")
 	}
 	return nil
+}
+
+// remote says whether any cluster and any repository is on another host.
+func (l *loader) remote() (pg, repo bool) {
+	not := func(is func(int) bool) func(int) bool { return func(n int) bool { return !is(n) } }
+	return slices.ContainsFunc(l.cfg.groups[groupPg].numbers, not(l.cfg.PgIsLocal)),
+		slices.ContainsFunc(l.cfg.groups[groupRepo].numbers, not(l.cfg.RepoIsLocal))
 }
 
 // retention warns of retention that is not set and lets the archive follow backups.
@@ -185,16 +189,16 @@ func (l *loader) supported() error {
 	if err := l.onPostgresHost(); err != nil {
 		return err
 	}
-	// What stands behind repoN-type or repoN-host is refused with these, which say more.
+	// What stands behind repoN-type is refused with these, which say more.
 	for _, level := range []level{refused, ignored} {
-		for _, o := range []Option{OptRepoHost, OptRepoType, OptRepoCipherType} {
+		for _, o := range []Option{OptRepoType, OptRepoCipherType} {
 			if err := l.supports(o, level); err != nil {
 				return err
 			}
 		}
 		for i := range table {
 			switch o := Option(i); o {
-			case OptRepoHost, OptRepoType, OptRepoCipherType:
+			case OptRepoType, OptRepoCipherType:
 			default:
 				if err := l.supports(o, level); err != nil {
 					return err
@@ -223,7 +227,7 @@ func (l *loader) supports(o Option, level level) error {
 			continue
 		}
 		for i := range row.later {
-			if r := &row.later[i]; r.level == level && r.applies(v, l.cfg.Command) {
+			if r := &row.later[i]; r.level == level && l.applies(r, v) {
 				if err := l.notYet(o, n, v, r); err != nil {
 					return err
 				}
@@ -233,9 +237,14 @@ func (l *loader) supports(o Option, level level) error {
 	return nil
 }
 
-func (r *later) applies(v *value, c Command) bool {
-	if r.commands != 0 && !r.commands.has(c) {
+func (l *loader) applies(r *later, v *value) bool {
+	if r.commands != 0 && !r.commands.has(l.cfg.Command) {
 		return false
+	}
+	if r.remote {
+		if pg, repo := l.remote(); !pg && !repo {
+			return false
+		}
 	}
 	return r.values == nil || slices.Contains(r.values, v.text)
 }
@@ -245,7 +254,11 @@ func (l *loader) notYet(o Option, index int, v *value, r *later) error {
 	if v.text != "" {
 		what += " = '" + v.text + "'"
 	}
-	what += " is not supported yet: " + r.text + " (" + l.locate(v.source).String() + ")"
+	what += " is not supported"
+	if !r.never {
+		what += " yet"
+	}
+	what += ": " + r.text + " (" + l.locate(v.source).String() + ")"
 	if r.level == ignored {
 		l.warn("%s", what)
 		return nil
@@ -258,11 +271,14 @@ func (l *loader) notYet(o Option, index int, v *value, r *later) error {
 }
 
 // onPostgresHost refuses the commands that work on local files where the cluster is on
-// another host.
+// another host. Under its own name pgx restores through that host's agent.
 func (l *loader) onPostgresHost() error {
 	switch l.cfg.Command {
 	case CmdArchiveGet, CmdArchivePush, CmdRestore:
-		if v := l.cfg.value(OptPgHost, l.cfg.groups[groupPg].numbers[0]); v != nil && v.set {
+		if l.cfg.Command == CmdRestore && !l.dropIn {
+			return nil
+		}
+		if !l.cfg.PgIsLocal(l.cfg.Pg()) {
 			return errs.New(errs.HostInvalid, "%s command must be run on the PostgreSQL host", l.cfg.Command)
 		}
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -13,7 +14,7 @@ import (
 func (l *loader) chooseStanza() error {
 	if stanza := l.stanza(); stanza != "" {
 		// The name becomes a directory of the repository and part of file names.
-		if stanza == "." || stanza == ".." || strings.ContainsAny(stanza, "/\x00") {
+		if !isStanza(stanza) {
 			for _, n := range l.given[OptStanza] {
 				return l.wrong(errs.OptionInvalidValue, n.given, "a name without '/' is expected",
 					"'%s' is not valid for 'stanza' option", stanza)
@@ -46,17 +47,34 @@ func (l *loader) chooseStanza() error {
 	case show:
 		return nil
 	case len(names) == 0:
-		err := errs.New(errs.OptionRequired, "%s command requires option: stanza", l.cfg.Command)
-		if len(l.cfg.files) == 0 {
-			if main := l.whichFiles().main; len(main) > 0 {
-				return errs.WithHint(err, "there is no configuration file '%s'.", strings.Join(main, "' or '"))
-			}
-			return err
-		}
-		return errs.WithHint(err, "no stanza is configured in '%s'.", strings.Join(l.cfg.files, "', '"))
+		return errs.WithHint(errs.New(errs.OptionRequired, "%s command requires option: stanza", l.cfg.Command), "%s", l.whereStanza(""))
 	}
 	return errs.WithHint(errs.New(errs.OptionRequired, "%s command requires option: stanza", l.cfg.Command),
 		"configured are '%s'; choose one with --stanza=NAME.", strings.Join(names, "', '"))
+}
+
+// isStanza says whether a text can be the name of a stanza.
+func isStanza(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
+}
+
+// whereStanza says of which files it is that a stanza, or what belongs to it, is missing;
+// "" stands for any stanza.
+func (l *loader) whereStanza(name string) string {
+	what := "no stanza is configured in"
+	switch {
+	case slices.Contains(l.cfg.stanzas, name):
+		what = "stanza '" + name + "' is configured without it in"
+	case name != "":
+		what = "stanza '" + name + "' is not configured in"
+	}
+	if len(l.cfg.files) > 0 {
+		return what + " '" + strings.Join(l.cfg.files, "', '") + "'."
+	}
+	if main := l.whichFiles().main; len(main) > 0 {
+		return "there is no configuration file '" + strings.Join(main, "' or '") + "'."
+	}
+	return "no configuration file is read with --no-config."
 }
 
 // stanzasHere gives the stanzas that have the working directory as a data directory.
@@ -92,8 +110,11 @@ func (l *loader) sectionHasPath(section, path string) bool {
 }
 
 // ForStanza gives the configuration of the same command for one stanza, as if it had been
-// named on the command line.
+// named on the command line. For another stanza than that of c the files are read again.
 func (c *Config) ForStanza(name string) (*Config, error) {
+	if c.String(OptStanza) == name {
+		return c, nil
+	}
 	in := c.in
 	in.Args = append(append([]string(nil), in.Args...), "--"+OptStanza.String()+"="+name)
 	return Load(in)

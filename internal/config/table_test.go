@@ -27,7 +27,7 @@ func TestTableIsConsistent(t *testing.T) {
 		if (row.group != groupNone) != strings.HasPrefix(row.name, groupNames[row.group]+"-") && row.group != groupNone {
 			t.Errorf("%s: not in group %s", row.name, groupNames[row.group])
 		}
-		if row.own&^row.commands != 0 || row.requiredFor&^row.commands != 0 || row.optionalFor&^row.commands != 0 {
+		if (row.own|row.unseen)&^row.commands != 0 || row.own&row.unseen != 0 || row.requiredFor&^row.commands != 0 || row.optionalFor&^row.commands != 0 {
 			t.Errorf("%s: says something of commands that do not know it", row.name)
 		}
 		for _, old := range row.old {
@@ -210,7 +210,8 @@ with the one of ` + "`--repo`" + `. Without ` + "`--stanza`" + ` the only config
 one whose ` + "`pgN-path`" + ` is the working directory.
 
 Called as ` + "`pgbackrest`" + ` (a link of that name) the program stands in for that one and leaves out what pgx has beyond it:
-` + "`config show`, `config convert`, `restore --dry-run`" + `, the stanza found by itself, and hints.
+` + "`config show`, `config convert`, `ssh-setup`, `restore --dry-run`" + `, restoring on another host,
+listeners (` + "`agent` and `server` without `--stdio`" + `), the stanza found by itself, and hints.
 
 `
 
@@ -259,16 +260,14 @@ func referenceOption(b *strings.Builder, o Option) {
 		fact("file", "in the sections of a stanza")
 	}
 	fact("once called", oldNames(o))
-	for _, text := range laterTexts(row, noCommand) {
-		fact("not yet", text)
-	}
+	laterTexts(row, noCommand, fact)
 	names := (row.commands &^ cConfigShow).names()
 	if row.commands&^cConfigShow == setAll {
 		names = []string{"all"}
 	}
 	fact("commands", strings.Join(names, ", "))
-	if row.own != 0 {
-		fact("beyond pgBackRest", strings.Join(row.own.names(), ", "))
+	if own := row.own | row.unseen; own != 0 {
+		fact("beyond pgBackRest", strings.Join(own.names(), ", "))
 	}
 }
 

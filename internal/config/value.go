@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -185,6 +186,11 @@ func (l *loader) read(v *value, o Option, index int, g *given, matched string, n
 		return nil
 	case typeList:
 		v.list = g.values
+		for _, text := range g.values {
+			if allow := row.allowed(l.subject()); allow != nil && !slices.Contains(allow, text) {
+				return l.notAllowed(g, text, name, allow)
+			}
+		}
 		return nil
 	case typeHash:
 		return l.readHash(v, name, g)
@@ -248,8 +254,12 @@ func (l *loader) read(v *value, o Option, index int, g *given, matched string, n
 			}
 		}
 	}
+	return l.notAllowed(g, shown, name, allow)
+}
+
+func (l *loader) notAllowed(g *given, text, name string, allow []string) error {
 	return l.wrongHint(errs.OptionInvalidValue, g, "allowed values are '"+strings.Join(allow, "', '")+"'",
-		"'%s' is not allowed for '%s' option", shown, name)
+		"'%s' is not allowed for '%s' option", text, name)
 }
 
 func (l *loader) readHash(v *value, name string, g *given) error {
