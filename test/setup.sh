@@ -5,7 +5,7 @@
 #
 #   test/setup.sh [demo|test|bench|lint]...     default: test
 #
-# demo   PostgreSQL 15 and Debian's pgbackrest
+# demo   PostgreSQL 15, Debian's pgbackrest, sshd and network namespaces
 # test   also PostgreSQL 13, 17, 18 with pgbackrest 2.60, PostgreSQL 14 and 16
 # lint   staticcheck
 set -euo pipefail
@@ -112,10 +112,11 @@ npm_servers() {
 for what in "$@"; do
 	case $what in
 	demo)
-		apt_packages postgresql-15 postgresql-client-15 pgbackrest
+		apt_packages postgresql-15 postgresql-client-15 pgbackrest openssh-server openssh-client iproute2
 		;;
 	test | bench)
-		apt_packages postgresql-15 postgresql-client-15 pgbackrest pgbouncer patchelf zstd strace gcc libc6-dev nodejs
+		apt_packages postgresql-15 postgresql-client-15 pgbackrest pgbouncer patchelf zstd strace gcc libc6-dev nodejs \
+			openssh-server openssh-client iproute2 iptables iputils-ping systemd
 		command -v npm >/dev/null || apt_packages npm
 		debian_suite bullseye "$home/pg/13" postgresql-13
 		debian_suite trixie "$home/pg/17" postgresql-17

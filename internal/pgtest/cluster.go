@@ -31,6 +31,20 @@ type Options struct {
 	OwnSystemID bool
 	// Config is added to postgresql.conf; values are quoted here.
 	Config map[string]string
+	// Host is where the server runs, by default this machine. There it has Debian's
+	// names and port.
+	Host Host
+}
+
+// Host is a place with processes, files and a network of its own, such as namespaces.
+// Servers run in it, clients and tests outside.
+type Host interface {
+	// Path gives the name that a directory of the host has outside.
+	Path(name string) string
+	// Program prepares a program to run on the host as Owner.
+	Program(name string, args ...string) *exec.Cmd
+	// Start starts what Program prepared; it dies with the host.
+	Start(*exec.Cmd) error
 }
 
 // Cluster is a PostgreSQL cluster of one test. Its methods fail the test on errors,
@@ -44,6 +58,9 @@ type Cluster struct {
 	LogFile   string // what the server says
 
 	t       testing.TB
+	host    Host
+	data    string // PGDATA and SocketDir as the server knows them
+	sockets string
 	process *os.Process
 	exited  chan struct{} // closed when the server process has ended
 }
@@ -56,7 +73,12 @@ func New(t testing.TB, o Options) *Cluster {
 	if o.Major == 0 {
 		o.Major = 15
 	}
-	c := Attach(t, o.Major, filepath.Join(Dir(t), "data"))
+	var c *Cluster
+	if o.Host == nil {
+		c = Attach(t, o.Major, filepath.Join(Dir(t), "data"))
+	} else {
+		c = onHost(t, o.Major, o.Host)
+	}
 	if o.OwnSystemID {
 		initdb(t, o, c.PGDATA)
 	} else {
@@ -75,16 +97,40 @@ func New(t testing.TB, o Options) *Cluster {
 func Attach(t testing.TB, major int, pgdata string) *Cluster {
 	t.Helper()
 	dir := Dir(t)
-	c := &Cluster{
+	return tended(&Cluster{
 		Major: major, BinDir: BinDir(t, major), PGDATA: pgdata, SocketDir: dir, Port: freePort(t),
-		LogFile: filepath.Join(dir, "log"), t: t,
+		LogFile: filepath.Join(dir, "log"), t: t, data: pgdata, sockets: dir,
+	})
+}
+
+// onHost makes a Cluster without a data directory on a host, which has one server of
+// each major at most and one that runs.
+func onHost(t testing.TB, major int, h Host) *Cluster {
+	t.Helper()
+	parent, sockets := fmt.Sprintf("/var/lib/postgresql/%d", major), "/run/postgresql"
+	data := filepath.Join(parent, "main")
+	if err := os.Mkdir(h.Path(parent), 0o755); err != nil {
+		t.Fatal(err)
 	}
+	uid, gid := Owner(t)
+	if err := os.Chown(h.Path(parent), uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	return tended(&Cluster{
+		Major: major, BinDir: BinDir(t, major), PGDATA: h.Path(data), SocketDir: h.Path(sockets), Port: 5432,
+		LogFile: h.Path(fmt.Sprintf("/var/log/postgresql-%d.log", major)), t: t, host: h, data: data, sockets: sockets,
+	})
+}
+
+// tended stops the server when the test ends, and shows what it said if that failed.
+func tended(c *Cluster) *Cluster {
+	t := c.t
 	t.Cleanup(func() {
 		if c.Running() {
 			c.Stop(Immediate)
 		}
 		if t.Failed() {
-			t.Logf("log of the PostgreSQL %d server:\n%s", major, tail(c.Log(), 4000))
+			t.Logf("log of the PostgreSQL %d server:\n%s", c.Major, tail(c.Log(), 4000))
 		}
 	})
 	return c
@@ -201,8 +247,11 @@ func (c *Cluster) TryStart() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := Command(c.t, filepath.Join(c.BinDir, "postgres"), "-D", c.PGDATA, "-p", strconv.Itoa(c.Port), "-k", c.SocketDir)
-	cmd.Stdout, cmd.Stderr = log, log
+	program, args := filepath.Join(c.BinDir, "postgres"), []string{"-D", c.data, "-p", strconv.Itoa(c.Port), "-k", c.sockets}
+	if c.host != nil {
+		return c.start(c.host.Program(program, args...), log, c.host.Start)
+	}
+	cmd := Command(c.t, program, args...)
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -210,11 +259,17 @@ func (c *Cluster) TryStart() error {
 	// by itself. The signal comes when the thread that started it ends, so that thread
 	// belongs to the goroutine which waits for the server.
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+	return c.start(cmd, log, (*exec.Cmd).Start)
+}
+
+// start starts the server and waits until it takes connections.
+func (c *Cluster) start(cmd *exec.Cmd, log *os.File, start func(*exec.Cmd) error) error {
+	cmd.Stdout, cmd.Stderr = log, log
 	started, exited := make(chan error, 1), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := start(cmd)
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
@@ -238,11 +293,26 @@ func (c *Cluster) ready() bool {
 		return false
 	}
 	lines := strings.Split(string(b), "\n")
-	if len(lines) < 8 || lines[0] != strconv.Itoa(c.process.Pid) {
+	if len(lines) < 8 || lines[0] != c.ownPid() {
 		return false
 	}
 	state := strings.TrimSpace(lines[7])
 	return state == "ready" || state == "standby"
+}
+
+// ownPid gives the process id of the postmaster as it sees it itself.
+func (c *Cluster) ownPid() string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.process.Pid))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(status)) {
+		if ids, found := strings.CutPrefix(line, "NSpid:"); found { // one for each namespace it is in
+			all := strings.Fields(ids)
+			return all[len(all)-1]
+		}
+	}
+	return strconv.Itoa(c.process.Pid)
 }
 
 // Running says whether the server process is there.

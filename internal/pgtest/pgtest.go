@@ -61,8 +61,8 @@ func BinDir(t testing.TB, major int) string {
 func binDir(major int) (string, bool) {
 	n := strconv.Itoa(major)
 	for _, dir := range []string{
-		filepath.Join(home(), "pg", n, "root/usr/lib/postgresql", n, "bin"),
-		filepath.Join(home(), "pg", n, "bin"),
+		filepath.Join(Home(), "pg", n, "root/usr/lib/postgresql", n, "bin"),
+		filepath.Join(Home(), "pg", n, "bin"),
 		filepath.Join("/usr/lib/postgresql", n, "bin"),
 	} {
 		if executable(filepath.Join(dir, "postgres")) {
@@ -88,7 +88,7 @@ func Tool(t testing.TB, major int, name string) string {
 // Reference gives the path of the newest pgbackrest, which defines what is right.
 func Reference(t testing.TB) string {
 	t.Helper()
-	return program(t, "pgbackrest 2.60", filepath.Join(home(), "pg/18/root/usr/bin/pgbackrest"))
+	return program(t, "pgbackrest 2.60", filepath.Join(Home(), "pg/18/root/usr/bin/pgbackrest"))
 }
 
 // Old gives the path of Debian's pgbackrest 2.45.
@@ -119,7 +119,8 @@ func missing(t testing.TB, name string) {
 	t.Fatalf("%s is not installed: run test/setup.sh", name)
 }
 
-func home() string {
+// Home gives the directory that test/setup.sh fills.
+func Home() string {
 	if dir := os.Getenv("PGX_TEST_HOME"); dir != "" {
 		return dir
 	}
