@@ -25,6 +25,7 @@ const (
 	kindError                   // server: the call, or the Hello, has failed
 	kindCancel                  // client: the call is not wanted any more, and its data ends
 	kindPing                    // either: a sign of life
+	kindTaken                   // server: how much more of the client's data the call has taken
 	kindTotal
 )
 
@@ -48,6 +49,8 @@ func (k kind) bound() int {
 		return maxData
 	case kindEnd, kindCancel, kindPing:
 		return 0
+	case kindTaken:
+		return takenSize
 	}
 	return maxControl
 }

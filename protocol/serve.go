@@ -183,7 +183,7 @@ func (s *server) call(ctx context.Context, role string, calls map[string]Handler
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	in := newInput(r.In)
+	in := newInput(r.In, s.taken)
 	ended, heard := make(chan struct{}), make(chan struct{}) // the handler has returned; the listener knows
 	var listening sync.WaitGroup
 	var violation error
@@ -327,10 +327,13 @@ type input struct {
 	why  error // set before data is closed
 	f    frame
 	rest []byte
+
+	tell   func(n int) // the client that n more bytes are taken
+	untold int
 }
 
-func newInput(open bool) *input {
-	in := &input{data: make(chan frame), open: true}
+func newInput(open bool, tell func(int)) *input {
+	in := &input{data: make(chan frame), open: true, tell: tell}
 	if !open {
 		in.end(io.EOF)
 	}
@@ -345,14 +348,26 @@ func (in *input) end(why error) {
 	}
 }
 
-func (in *input) Read(p []byte) (int, error) {
+// fill gets the next data, if none is left.
+func (in *input) fill() error {
 	for len(in.rest) == 0 {
 		in.f.release()
 		f, ok := <-in.data
 		if !ok {
-			return 0, in.why
+			return in.why
 		}
 		in.f, in.rest = f, f.payload
+		if in.untold += len(f.payload); in.untold >= tellAfter {
+			in.tell(in.untold)
+			in.untold = 0
+		}
+	}
+	return nil
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	if err := in.fill(); err != nil {
+		return 0, err
 	}
 	n := copy(p, in.rest)
 	in.rest = in.rest[n:]
@@ -362,16 +377,11 @@ func (in *input) Read(p []byte) (int, error) {
 func (in *input) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
-		for len(in.rest) == 0 {
-			in.f.release()
-			f, ok := <-in.data
-			if !ok {
-				if in.why == io.EOF {
-					return total, nil
-				}
-				return total, in.why
+		if err := in.fill(); err != nil {
+			if err == io.EOF {
+				err = nil
 			}
-			in.f, in.rest = f, f.payload
+			return total, err
 		}
 		n, err := w.Write(in.rest)
 		in.rest = in.rest[n:]

@@ -21,6 +21,7 @@ type Session struct {
 	c    Config
 	role string
 	busy bool // a Stream is open
+	flow flow
 }
 
 // Open greets the server on t and says who is there. After an error t is closed. The session
@@ -30,6 +31,7 @@ func Open(ctx context.Context, t Transport, h Hello, c Config) (*Session, error)
 	h.Protocol, h.Program, h.Silence = Version, c.Program, c.Silence
 	err := s.greet(ctx, h)
 	if err != nil {
+		s.fail(err) // a peer that goes on has nothing to add
 		err = s.explain(ctx, err)
 		s.close()
 		return nil, err
@@ -88,6 +90,9 @@ func (s *Session) explain(ctx context.Context, err error) error {
 	if e, ok := s.t.(Explainer); ok {
 		err = e.Explain(err)
 	}
+	if errs.CodeOf(err) == errs.HostConnect && len(errs.Hints(err)) == 0 {
+		err = errs.WithHint(err, "is the host up, and the network? the logs of sshd and the system there may say what ended it")
+	}
 	return err
 }
 
@@ -116,11 +121,14 @@ func (s *Session) answer(ctx context.Context, call string) (frame, error) {
 
 // begin sends a request.
 func (s *Session) begin(ctx context.Context, name string, args any, in, out bool) error {
-	if s.busy {
-		return errs.New(errs.Assert, "call '%s' while another is under way", name)
-	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if err := s.Err(); err != nil {
+		return err
+	}
+	if s.busy {
+		return errs.New(errs.Assert, "call '%s' while another is under way", name)
 	}
 	r := request{Call: name, In: in, Out: out}
 	if args != nil {
@@ -234,18 +242,22 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 	if err := s.begin(ctx, name, args, true, false); err != nil {
 		return s.failed(ctx, name, err)
 	}
+	s.flow.reset()
 	var early *frame
 	out := dataWriter{send: func(p []byte) error {
-		select { // the server has seen enough
-		case f, ok := <-s.in:
-			if !ok {
-				return s.why
+		for {
+			f, ok, err := s.hear(ctx, name, s.flow.full(len(p)))
+			switch {
+			case err != nil:
+				return err
+			case !ok:
+				s.flow.add(len(p), s.since())
+				return s.write(ctx, kindData, p)
+			case !s.flow.heard(f, s.since()): // the server has seen enough
+				early = &f
+				return errEarly
 			}
-			early = &f
-			return errEarly
-		default:
 		}
-		return s.write(ctx, kindData, p)
 	}}
 	defer out.release()
 	_, err := io.Copy(&out, src)
@@ -269,12 +281,36 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 	if err := s.write(ctx, kindEnd, nil); err != nil {
 		return s.broken(ctx, name, err)
 	}
-	f, err := s.answer(ctx, name)
-	if err != nil {
-		return s.broken(ctx, name, err)
+	for {
+		f, err := s.answer(ctx, name)
+		if err != nil {
+			return s.broken(ctx, name, err)
+		}
+		if !s.flow.heard(f, s.since()) {
+			return s.finish(f, name, result)
+		}
 	}
-	return s.finish(f, name, result)
 }
+
+// hear gives a frame that is there already. When the sending cannot go on without one it
+// waits.
+func (s *Session) hear(ctx context.Context, call string, wait bool) (f frame, ok bool, err error) {
+	if wait {
+		f, err = s.answer(ctx, call)
+		return f, err == nil, err
+	}
+	select {
+	case f, ok = <-s.in:
+		if !ok {
+			err = s.why
+		}
+	default:
+	}
+	return f, ok, err
+}
+
+// since gives the time as flow takes it.
+func (s *Session) since() time.Duration { return time.Duration(s.now()) }
 
 // errEarly ends the sending because the answer is there.
 var errEarly = errors.New("answered before the end of the data")

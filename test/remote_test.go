@@ -10,8 +10,8 @@ import (
 	"github.com/pgx-backup/pgx/internal/pgtest"
 )
 
-// remote is a repository host with the clusters of two PostgreSQL hosts.
-type remote struct {
+// remoteSite is a repository host with the clusters of two PostgreSQL hosts.
+type remoteSite struct {
 	repo *host
 	pg   []*remoteCluster
 }
@@ -28,10 +28,10 @@ type remoteCluster struct {
 
 // newRemote makes the hosts, each with the configuration that users would write, and starts
 // the servers, whose archive_command calls the tool: "pgx" or "pgbackrest".
-func newRemote(t *testing.T, tool string) *remote {
+func newRemote(t *testing.T, tool string) *remoteSite {
 	t.Helper()
 	n := newNetwork(t)
-	r := &remote{repo: n.host("repo", "pgbackrest")}
+	r := &remoteSite{repo: n.host("repo", "pgbackrest")}
 	conf := "[global]\nrepo1-path=/var/lib/pgbackrest\nrepo1-retention-full=2\nstart-fast=y\ncompress-type=lz4\n"
 	for i, major := range []int{15, 17} {
 		c := &remoteCluster{

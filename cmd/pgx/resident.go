@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -76,8 +77,12 @@ func (a *app) serveResident(ctx context.Context) error {
 		HostKey: key, Drain: drain, Silence: a.cfg.Duration(config.OptIOTimeout), Log: a.log, Now: a.now,
 		Serve: func(ctx context.Context, t io.ReadWriteCloser, p sshd.Peer) {
 			who := grantee{
-				name: p.Name + " at " + p.Address, permits: p.Permits,
-				where: fmt.Sprintf("option %s of this host says what each key may do", a.listening().client),
+				name: p.Name + " at " + p.Address,
+				holds: func(role string) bool {
+					return slices.ContainsFunc(p.Grants, func(g sshd.Grant) bool { return slices.Contains(g.Roles, role) })
+				},
+				permits: p.Permits,
+				where:   fmt.Sprintf("option %s of this host says what each key may do", a.listening().client),
 			}
 			if err := current.Load().serveSession(ctx, t, who); err != nil {
 				a.log.Warn(fmt.Sprintf("session of %s ended: [%03d] %s", who.name, errs.CodeOf(err), err))

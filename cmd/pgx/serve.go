@@ -22,7 +22,8 @@ import (
 
 // A grantee is who opens a session, as far as authentication has said.
 type grantee struct {
-	name    string // for messages
+	name    string                 // for messages
+	holds   func(role string) bool // on some stanza
 	permits func(role, stanza string) bool
 	// where says in which place more could be granted.
 	where string
@@ -43,10 +44,15 @@ func (a *app) serveSession(ctx context.Context, t protocol.Transport, who grante
 
 // accept gives the service of the role that a client asks for, if it may have it.
 func (a *app) accept(ctx context.Context, h protocol.Hello, who grantee) (protocol.Service, error) {
-	// A role that is not about one stanza shows only those that are granted.
-	if h.Stanza != "" && !who.permits(h.Role, h.Stanza) {
+	refused := func(on string) (protocol.Service, error) {
 		return protocol.Service{}, errs.WithHint(
-			errs.New(errs.Access, "'%s' is not granted role '%s' on stanza '%s'", who.name, h.Role, h.Stanza), "%s", who.where)
+			errs.New(errs.Access, "'%s' is not granted role '%s' on %s", who.name, h.Role, on), "%s", who.where)
+	}
+	switch {
+	case h.Stanza != "" && !who.permits(h.Role, h.Stanza):
+		return refused("stanza '" + h.Stanza + "'")
+	case !who.holds(h.Role): // of several stanzas it shows those that are granted
+		return refused("any stanza")
 	}
 	one := a
 	if h.Stanza != "" {
@@ -108,6 +114,11 @@ func (a *app) agentService(ctx context.Context, h protocol.Hello) (s protocol.Se
 	for _, t := range args.Locks {
 		if !slices.Contains([]lock.Type{lock.Archive, lock.Backup, lock.Restore}, t) {
 			return s, errs.New(errs.Protocol, "'%s' is no type of lock", t)
+		}
+	}
+	for _, n := range args.Repos {
+		if n < 1 || n > 256 { // as in options
+			return s, errs.New(errs.Protocol, "%d is no number of a repository", n)
 		}
 	}
 	held, err := locks.Acquire(ctx, a.stanza(), args.Locks, args.Repos)
@@ -182,15 +193,17 @@ func (a *app) serverService(_ context.Context, h protocol.Hello, who grantee) (s
 	}
 	if h.Role == remote.RoleArchive {
 		r := repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer})
-		return remote.ArchiveService(r, remote.ArchiveOptions{
+		s = remote.ArchiveService(r, remote.ArchiveOptions{
 			SkipHeaderCheck: !a.cfg.Bool(config.OptArchiveHeaderCheck),
 			Stopped:         func() error { return a.locks().Stopped(a.stanza()) },
-		}), nil
+		})
+	} else {
+		s = remote.StorageService(st, func(stanza string) bool {
+			return who.permits(h.Role, stanza) && (h.Stanza == "" || stanza == h.Stanza)
+		}, h.Role == remote.RoleAdmin)
 	}
-	granted := func(stanza string) bool {
-		return who.permits(h.Role, stanza) && (h.Stanza == "" || stanza == h.Stanza)
-	}
-	return remote.StorageService(st, granted, h.Role == remote.RoleAdmin), nil
+	s.Close = st.Close
+	return s, nil
 }
 
 // serveStdio serves the one client that sshd has started this process for. What it may do
@@ -207,7 +220,8 @@ func (a *app) serveStdio(ctx context.Context) error {
 	}
 	only := a.stanza()
 	who := grantee{
-		name: "the client",
+		name:  "the client",
+		holds: func(role string) bool { return slices.Contains(roles, role) },
 		permits: func(role, stanza string) bool {
 			return slices.Contains(roles, role) && (only == "" || stanza == only)
 		},

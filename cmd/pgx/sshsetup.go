@@ -146,7 +146,7 @@ func (e *entrance) describe(ctx context.Context, b *strings.Builder) error {
 	}
 	words = append(words, e.command.String(), "--"+config.OptStdio.String())
 	command := e.app.cfg.RemoteCommand(e.command == config.CmdAgent, e.n, words...)
-	fmt.Fprintf(b, "# on %s: one line of ~%s/.ssh/authorized_keys\n", setup.Host, setup.User)
+	fmt.Fprintf(b, "# on %s, as %s: one line of ~/.ssh/authorized_keys (mode 600)\n", setup.Host, setup.User)
 	fmt.Fprintf(b, "restrict,command=\"%s\" %s\n\n", strings.ReplaceAll(command, `"`, `\"`), key)
 
 	o := "server-client"

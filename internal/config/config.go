@@ -49,7 +49,7 @@ type Config struct {
 	target  Command // whose options these are; noCommand for all
 	values  [optionTotal][]value
 	groups  [groupTotal]indexes
-	files   []string
+	read    []*file
 	stanzas []string
 	asJSON  bool // config show
 	locate  func(Source) Source
@@ -76,8 +76,11 @@ type loader struct {
 // Load makes the configuration of the command that Args ask for. With an error the
 // Config is not nil: it holds the command, when that much was understood, and the
 // warnings so far, so that both can be reported.
-func Load(in Input) (*Config, error) {
-	l := &loader{in: in, dropIn: filepath.Base(in.Program) == "pgbackrest", cfg: &Config{Command: CmdHelp, in: in}}
+func Load(in Input) (*Config, error) { return load(in, nil) }
+
+// load is Load with files that were read before, if not nil.
+func load(in Input, read []*file) (*Config, error) {
+	l := &loader{in: in, dropIn: filepath.Base(in.Program) == "pgbackrest", cfg: &Config{Command: CmdHelp, in: in, read: read}}
 	l.cfg.dropIn = l.dropIn
 	l.cfg.locate = l.locate
 	return l.cfg, l.load()
@@ -170,7 +173,13 @@ func (c *Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.Begin(
 func (c *Config) Stanzas() []string { return c.stanzas }
 
 // Files gives the configuration files that were read, in order.
-func (c *Config) Files() []string { return c.files }
+func (c *Config) Files() []string {
+	var names []string
+	for _, f := range c.read {
+		names = append(names, f.name)
+	}
+	return names
+}
 
 // DropIn says whether the program was called as pgbackrest.
 func (c *Config) DropIn() bool { return c.dropIn }

@@ -153,8 +153,24 @@ func (c *Config) fromHere(path string) string {
 	return filepath.Join(c.in.Dir, path)
 }
 
-// readFiles reads the configuration files.
+// readFiles takes in the configuration files, in the state in which they were read first.
 func (l *loader) readFiles() error {
+	if l.cfg.read == nil {
+		if err := l.findFiles(); err != nil {
+			return err
+		}
+	}
+	for _, f := range l.cfg.read {
+		if err := l.readDocument(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findFiles reads the configuration files.
+func (l *loader) findFiles() error {
+	l.cfg.read = []*file{}
 	which := l.whichFiles()
 	for i, name := range which.main {
 		f, err := readFile(name, !which.required)
@@ -164,10 +180,7 @@ func (l *loader) readFiles() error {
 		if f == nil {
 			continue
 		}
-		if err := l.readDocument(f); err != nil {
-			return err
-		}
-		l.cfg.files = append(l.cfg.files, f.name)
+		l.cfg.read = append(l.cfg.read, f)
 		// The default conf.d belongs to pgbackrest.conf, not to pgx.toml.
 		if i == 0 && len(which.main) > 1 && !which.includeMust {
 			return nil
@@ -186,13 +199,9 @@ func (l *loader) readFiles() error {
 		if err != nil {
 			return err
 		}
-		if f == nil {
-			continue
+		if f != nil {
+			l.cfg.read = append(l.cfg.read, f)
 		}
-		if err := l.readDocument(f); err != nil {
-			return err
-		}
-		l.cfg.files = append(l.cfg.files, f.name)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -169,6 +170,10 @@ func TestForStanzaOfAgent(t *testing.T) {
 	dir := root(t, map[string]string{"etc/pgx/pgx.toml": "[global]\nagent-client=['backup main,other ssh-ed25519 AAAA== me']\n[stanza.main]\npg1-path='/m'\n" +
 		"[stanza.main.agent]\npg1-port=7\n"})
 	c := load(t, config.Input{Program: ownName, Root: dir, Args: []string{"agent"}})
+	// What the file becomes later does not count.
+	if err := os.WriteFile(dir+"/etc/pgx/pgx.toml", []byte("[broken"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	s, err := c.ForStanza("main")
 	if err != nil || s.String(config.OptPgPath) != "/m" || s.Int(config.OptPgPort) != 7 {
 		t.Errorf("main: %v, %s", err, s.Begin())

@@ -68,8 +68,8 @@ func (l *loader) whereStanza(name string) string {
 	case name != "":
 		what = "stanza '" + name + "' is not configured in"
 	}
-	if len(l.cfg.files) > 0 {
-		return what + " '" + strings.Join(l.cfg.files, "', '") + "'."
+	if files := l.cfg.Files(); len(files) > 0 {
+		return what + " '" + strings.Join(files, "', '") + "'."
 	}
 	if main := l.whichFiles().main; len(main) > 0 {
 		return "there is no configuration file '" + strings.Join(main, "' or '") + "'."
@@ -110,12 +110,12 @@ func (l *loader) sectionHasPath(section, path string) bool {
 }
 
 // ForStanza gives the configuration of the same command for one stanza, as if it had been
-// named on the command line. For another stanza than that of c the files are read again.
+// named on the command line. It is made of the files as they were when c was.
 func (c *Config) ForStanza(name string) (*Config, error) {
 	if c.String(OptStanza) == name {
 		return c, nil
 	}
 	in := c.in
 	in.Args = append(append([]string(nil), in.Args...), "--"+OptStanza.String()+"="+name)
-	return Load(in)
+	return load(in, c.read)
 }
