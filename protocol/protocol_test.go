@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -381,6 +382,48 @@ func TestVersions(t *testing.T) {
 	_, err := protocol.Open(t.Context(), near, protocol.Hello{}, clientConfig)
 	if err == nil || err.Error() != fmt.Sprintf(words, "postgres@db1:22", 3, "pgx 1", 1) {
 		t.Errorf("client: %v", err)
+	}
+}
+
+// deaf is a Transport whose Write fails from some time on.
+type deaf struct {
+	protocol.Transport
+	is     atomic.Bool
+	failed chan struct{}
+	once   sync.Once
+}
+
+func (d *deaf) Write(p []byte) (int, error) {
+	if d.is.Load() {
+		d.once.Do(func() { close(d.failed) })
+		return 0, io.ErrClosedPipe
+	}
+	return d.Transport.Write(p)
+}
+
+func (d *deaf) Explain(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
+	return errs.New(errs.HostConnect, "the peer was killed")
+}
+
+// TestWriteFails: the reason is how the peer has ended, though that is read later.
+func TestWriteFails(t *testing.T) {
+	near, far := protocoltest.Pipe(t)
+	if _, err := io.WriteString(far, frame(2, `{"protocol":1,"program":"pgx 2"}`)); err != nil {
+		t.Fatal(err)
+	}
+	d := &deaf{Transport: near, failed: make(chan struct{})}
+	s, err := protocol.Open(t.Context(), d, protocol.Hello{}, clientConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	d.is.Store(true)
+	go func() { <-d.failed; _ = far.Close() }()
+	if err := s.Call(t.Context(), "double", number{1}, nil); err == nil || !strings.HasPrefix(err.Error(), "double: the peer was killed\n") {
+		t.Errorf("call: %v", err)
 	}
 }
 

@@ -91,7 +91,7 @@ func (s *Session) explain(ctx context.Context, err error) error {
 		err = e.Explain(err)
 	}
 	if errs.CodeOf(err) == errs.HostConnect && len(errs.Hints(err)) == 0 {
-		err = errs.WithHint(err, "is the host up, and the network? the logs of sshd and the system there may say what ended it")
+		err = errs.WithHint(err, "is the host up? the logs of sshd and of the system there may say what ended it")
 	}
 	return err
 }
@@ -110,13 +110,21 @@ func (s *Session) unexpected(f frame) error {
 
 // answer waits for a frame for as long as a call may go without one.
 func (s *Session) answer(ctx context.Context, call string) (frame, error) {
-	if s.c.Wait > 0 {
-		why := errs.WithHint(errs.New(errs.Protocol, "no answer from '%s' to '%s' for %s", s.peer, call, s.c.Wait),
-			"the process there is alive but makes no progress; protocol-timeout says how long to wait")
-		limit := time.AfterFunc(s.c.Wait, func() { s.fail(why) })
-		defer limit.Stop()
-	}
+	defer s.limit("no answer from '%s' to '%s' for %s", s.peer, call, s.c.Wait)()
 	return s.next(ctx)
+}
+
+// limit ends the session with that error after Config.Wait, unless the function it gives is called
+// before.
+func (s *Session) limit(format string, args ...any) func() {
+	if s.c.Wait <= 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(s.c.Wait, func() {
+		s.fail(errs.WithHint(errs.New(errs.Protocol, format, args...),
+			"the process there is alive but makes no progress; protocol-timeout says how long to wait"))
+	})
+	return func() { timer.Stop() }
 }
 
 // begin sends a request.
@@ -157,10 +165,20 @@ func (s *Session) write(ctx context.Context, k kind, payload []byte) error {
 			s.fail(ctx.Err())
 		}
 	})()
+	defer s.limit("'%s' has taken no data for %s", s.peer, s.c.Wait)()
 	err := s.send(k, payload)
 	close(written)
 	if err == nil {
 		return nil
+	}
+	// That it cannot be written is a symptom. The reading side learns of the end too, and how
+	// it came about.
+	patience := time.NewTimer(grace)
+	defer patience.Stop()
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+	case <-patience.C:
 	}
 	s.fail(err)
 	return s.err()

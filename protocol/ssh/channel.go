@@ -372,6 +372,8 @@ func (ch *Channel) explain(err error, lost bool) error {
 			"it must be a program that '"+host.user+"' may run; "+option+" names its path")
 	case ch.byItself && ch.signal != "":
 		return because(errs.HostConnect, host.label+": '"+command+"' was killed there by signal "+ch.signal+quote)
+	case ch.byItself && ch.status == 0 && quote == "" && errs.CodeOf(err) == errs.Protocol:
+		return err // a resident pgx refused, and its words are all there is to say
 	case ch.byItself && ch.status >= 0:
 		ended := fmt.Sprintf("%s: '%s' ended there with exit status %d%s", host.label, command, ch.status, quote)
 		if strings.Contains(complaint, "ERROR: [") {
