@@ -67,7 +67,7 @@ func (t *Target) Begin(ctx context.Context, layout Layout, marker func(io.Writer
 		return err
 	}
 	if t.spool != "" {
-		if err := os.RemoveAll(t.spool); err != nil {
+		if err := removeSpool(t.spool); err != nil {
 			return errs.WrapAs(errs.PathRemove, err, "unable to remove path '%s'", t.spool)
 		}
 	}
@@ -420,4 +420,15 @@ func (t *Target) shown(name string) string {
 
 func (t *Target) detail(format string, args ...any) {
 	t.log.Log(context.Background(), logging.LevelDetail, fmt.Sprintf(format, args...))
+}
+
+// removeSpool removes the spool. A process that still fetches WAL for the cluster that was
+// here leaves as soon as it sees that, and may put a file there meanwhile.
+func removeSpool(path string) error {
+	for tries := 0; ; tries++ {
+		err := os.RemoveAll(path)
+		if !errors.Is(err, unix.ENOTEMPTY) || tries == 10 {
+			return err
+		}
+	}
 }

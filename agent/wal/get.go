@@ -46,51 +46,93 @@ type found struct {
 // ErrMissing is a fact about the archive. Not to be able to ask any archive is
 // another error, as is a file that is there but cannot be read.
 func GetFile(ctx context.Context, g Get, name, target string) error {
+	w, err := g.wanted(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = g.get(ctx, w, target)
+	if errors.Is(err, ErrMissing) {
+		g.Log.Info(fmt.Sprintf("unable to find %s in the archive", name))
+	}
+	return err
+}
+
+// wanted is a WAL file that PostgreSQL asked for.
+type wanted struct {
+	name    string
+	wal     postgres.WALName
+	cluster Cluster
+	segment int64 // bytes of the cluster's segments
+}
+
+// size is how long the file must be, -1 if any length will do.
+func (w wanted) size() int64 {
+	if w.wal.Kind == postgres.Segment || w.wal.Kind == postgres.Partial {
+		return w.segment
+	}
+	return -1
+}
+
+// wanted finds out for whom the file is, and whether that is a cluster to be given any.
+func (g Get) wanted(ctx context.Context, name string) (wanted, error) {
 	wal, err := postgres.ParseWALName(name)
 	if err != nil {
 		// PostgreSQL asks for what it needs by a name it made; whatever else it may ask
 		// for one day, no archive has it.
-		return errs.WithHint(err, "archive-get takes the name that PostgreSQL gives as %%f")
+		return wanted{}, errs.WithHint(err, "archive-get takes the name that PostgreSQL gives as %%f")
 	}
 	ctl, err := control(ctx, g.PGPath)
 	if err != nil {
-		return err
+		return wanted{}, err
 	}
 	if postgres.ControlInvalidated(ctl) {
 		if _, err := os.Lstat(filepath.Join(g.PGPath, "backup_label")); errors.Is(err, fs.ErrNotExist) {
-			return errs.WithHint(errs.New(errs.Format, "pg_control from backup is not valid without backup_label"),
+			return wanted{}, errs.WithHint(errs.New(errs.Format, "pg_control from backup is not valid without backup_label"),
 				"was the backup_label file removed?")
 		}
 	}
-	copies, err := g.find(ctx, Cluster{ctl.Version, ctl.SystemID}, name)
+	return wanted{name, wal, Cluster{ctl.Version, ctl.SystemID}, ctl.WALSegmentSize}, nil
+}
+
+// get looks the file up and fetches it to target. It logs everything but ErrMissing.
+func (g Get) get(ctx context.Context, w wanted, target string) error {
+	copies, err := g.find(ctx, w.cluster, w.name)
 	if err != nil {
 		return err
 	}
-	if len(copies) == 0 {
-		g.Log.Info(fmt.Sprintf("unable to find %s in the archive", name))
-		return ErrMissing
+	from, failed, err := firstWhole(ctx, w.name, copies, func(c Copy) error { return fetch(ctx, c, w.size(), target) })
+	if err != nil {
+		return err
 	}
+	for _, line := range failed {
+		g.Log.Warn(line)
+	}
+	g.Log.Info(from.says(w.name))
+	return nil
+}
 
-	size := int64(-1)
-	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
-		size = ctl.WALSegmentSize
+// says is the message that a file was found there.
+func (f found) says(name string) string {
+	return fmt.Sprintf("found %s in the %s: %s archive", name, f.Name(), f.ArchiveID)
+}
+
+// firstWhole gives the first of the copies of a file that can be fetched, and what is wrong with
+// those before it. ErrMissing is that there are none.
+func firstWhole(ctx context.Context, name string, copies []found, fetch func(Copy) error) (from found, failed []string, err error) {
+	if len(copies) == 0 {
+		return found{}, nil, ErrMissing
 	}
-	var failed []string
 	for _, f := range copies {
-		err := fetch(ctx, f.Copy, size, target)
+		err := fetch(f.Copy)
 		if err == nil {
-			for _, line := range failed {
-				g.Log.Warn(line)
-			}
-			g.Log.Info(fmt.Sprintf("found %s in the %s: %s archive", name, f.Name(), f.ArchiveID))
-			return nil
+			return f, failed, nil
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return found{}, nil, ctx.Err()
 		}
 		failed = append(failed, fmt.Sprintf("%s: %s [%s] %s", f.Name(), f.Path, errs.CodeOf(err), err))
 	}
-	return errs.New(errs.FileRead, "unable to get %s:\n%s", name, strings.Join(failed, "\n"))
+	return found{}, nil, errs.New(errs.FileRead, "unable to get %s:\n%s", name, strings.Join(failed, "\n"))
 }
 
 // find asks every archive. That one cannot be asked is a warning as long as another
@@ -145,22 +187,33 @@ func duplicates(name string, all []found) error {
 
 // fetch copies to a name beside target and moves it there when it is whole. Not
 // synced: PostgreSQL does that when it takes the file over.
-func fetch(ctx context.Context, c Copy, size int64, target string) (err error) {
+func fetch(ctx context.Context, c Copy, size int64, target string) error {
+	temp := fmt.Sprintf("%s.%d%s", target, os.Getpid(), tempSuffix)
+	err := writeCopy(ctx, c, size, func() (*os.File, error) {
+		removeStale(target)
+		return os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	})
+	if err == nil {
+		err = errs.WrapAs(errs.FileMove, os.Rename(temp, target), "unable to put the WAL file into place")
+	}
+	if err != nil {
+		os.Remove(temp)
+	}
+	return err
+}
+
+// writeCopy puts what is verified of c into the file that create opens once there is a copy to
+// be read. On an error that file is of no use.
+func writeCopy(ctx context.Context, c Copy, size int64, create func() (*os.File, error)) error {
 	in, err := c.Open(ctx, size)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	removeStale(target)
-	out, err := os.OpenFile(fmt.Sprintf("%s.%d%s", target, os.Getpid(), tempSuffix), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	out, err := create()
 	if err != nil {
 		return errs.WrapAs(errs.FileOpen, err, "unable to write the WAL file")
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(out.Name())
-		}
-	}()
 	if _, err = io.Copy(out, in); err != nil {
 		out.Close()
 		if errs.CodeOf(err) == errs.Unknown {
@@ -168,10 +221,7 @@ func fetch(ctx context.Context, c Copy, size int64, target string) (err error) {
 		}
 		return err
 	}
-	if err = out.Close(); err != nil {
-		return errs.WrapAs(errs.FileClose, err, "unable to write the WAL file")
-	}
-	return errs.WrapAs(errs.FileMove, os.Rename(out.Name(), target), "unable to put the WAL file into place")
+	return errs.WrapAs(errs.FileClose, out.Close(), "unable to write the WAL file")
 }
 
 // tempSuffix ends the name beside the target, behind the process id.

@@ -12,23 +12,26 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
 )
 
-// Push configures PushFile.
+// Push configures how WAL files are pushed.
 type Push struct {
-	Archives []Archive // the file must reach each of them
+	Archives []Archive // the file must reach each of them; not used by PushWorker
 	PGPath   string    // data directory; empty when it is not known here
 
 	HeaderCheck bool   // compare the segment's header with the stanza
 	ModeCheck   bool   // say so when the segment is in the archive already
 	QueueMax    *int64 // bytes that may wait before WAL is dropped; nil: never drop
+	Ledger      Ledger // of what is dropped; where it has a path Now is needed
 
 	// SizeText writes a number of bytes for people.
 	SizeText func(int64) string
 	Log      *slog.Logger
+	Now      func() time.Time // for records only
 }
 
 // PushFile stores the WAL file at path, which is absolute, in all archives. It returns
@@ -42,13 +45,8 @@ func PushFile(ctx context.Context, p Push, path string) error {
 		return errs.WithHint(err, "archive-push takes the path that PostgreSQL gives as %%p")
 	}
 	if p.QueueMax != nil && wal.Kind != postgres.History {
-		drop, err := queueExceeds(path, *p.QueueMax)
-		if err != nil {
+		if drop, err := p.drop(path); drop || err != nil {
 			return err
-		}
-		if drop {
-			p.Log.Warn(fmt.Sprintf("dropped WAL file '%s' because archive queue exceeded %s", name, p.SizeText(*p.QueueMax)))
-			return nil
 		}
 	}
 
@@ -56,21 +54,12 @@ func PushFile(ctx context.Context, p Push, path string) error {
 	if err != nil {
 		return err
 	}
-	f := File{Name: name, Open: func() (io.ReadCloser, error) {
-		in, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errs.New(errs.FileMissing, "unable to open missing file '%s' for read", path)
-		}
-		return in, errs.WrapAs(errs.FileOpen, err, "unable to open WAL file")
-	}}
-	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
-		if err := p.inspect(&f, path, cluster); err != nil {
-			return err
-		}
+	f, err := p.open(path, wal, cluster)
+	if err != nil {
+		return err
 	}
-
 	for _, a := range archives {
-		stored, err := a.Put(ctx, f)
+		warning, err := p.put(ctx, a, f)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -79,20 +68,83 @@ func PushFile(ctx context.Context, p Push, path string) error {
 			return err
 		case err != nil:
 			failed = append(failed, inRepo(a, err))
-		case stored == Repaired:
-			p.Log.Warn(fmt.Sprintf("WAL file '%s' in the %s archive was damaged and has been stored again", name, a.Name()) +
-				"\nHINT: check the file system of the repository, and run verify to look for further damage.")
-		case stored == Present && p.ModeCheck && f.SHA1 != [20]byte{}:
-			p.Log.Warn(fmt.Sprintf("WAL file '%s' already exists in the %s archive with the same checksum", name, a.Name()) +
-				"\nHINT: this is valid in some recovery scenarios but may also indicate a problem.")
+		case warning != "":
+			p.Log.Warn(warning)
 		}
 	}
 	if len(failed) > 0 {
-		return errs.New(errs.Command, "archive-push command encountered error(s):\n%s", strings.Join(failed, "\n"))
+		return notEverywhere(failed)
 	}
 	p.Log.Info(fmt.Sprintf("pushed WAL file '%s' to the archive", name))
 	return nil
 }
+
+// notEverywhere is the error when repositories did not take a file, one line for each.
+func notEverywhere(lines []string) error {
+	return errs.New(errs.Command, "archive-push command encountered error(s):\n%s", strings.Join(lines, "\n"))
+}
+
+// drop says whether the file at path is dropped because too much waits.
+func (p Push) drop(path string) (bool, error) {
+	dir, name := filepath.Split(path)
+	waiting, err := readReady(dir)
+	if err != nil {
+		return false, err
+	}
+	queue, err := waiting.bytes(dir)
+	if err != nil || queue <= *p.QueueMax {
+		return false, err
+	}
+	// What is configured is that PostgreSQL goes on. Here that does not depend on a spool, which
+	// only the asynchronous push needs.
+	if p.Ledger.Path != "" {
+		if err := p.Ledger.Record(Drop{From: name, To: name, At: p.Now(), Queue: queue, Limit: *p.QueueMax}); err != nil {
+			p.Log.Warn(err.Error())
+		}
+	}
+	p.Log.Warn(p.dropWarning(name))
+	return true, nil
+}
+
+func (p Push) dropWarning(name string) string {
+	return fmt.Sprintf("dropped WAL file '%s' because archive queue exceeded %s", name, p.SizeText(*p.QueueMax))
+}
+
+// open gives a WAL file of the cluster to be stored. A segment is read.
+func (p Push) open(path string, wal postgres.WALName, c Cluster) (File, error) {
+	f := File{Name: filepath.Base(path), Open: func() (io.ReadCloser, error) {
+		in, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errs.New(errs.FileMissing, "unable to open missing file '%s' for read", path)
+		}
+		return in, errs.WrapAs(errs.FileOpen, err, "unable to open WAL file")
+	}}
+	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
+		if err := p.inspect(&f, path, c); err != nil {
+			return File{}, err
+		}
+	}
+	return f, nil
+}
+
+// put stores a file in an archive, which may be something to warn of.
+func (p Push) put(ctx context.Context, a Archive, f File) (warning string, err error) {
+	stored, err := a.Put(ctx, f)
+	switch {
+	case err != nil:
+		return "", err
+	case stored == Repaired:
+		return fmt.Sprintf("WAL file '%s' in the %s archive was damaged and has been stored again", f.Name, a.Name()) +
+			"\nHINT: check the file system of the repository, and run verify to look for further damage.", nil
+	case stored == Present && p.ModeCheck && f.SHA1 != [20]byte{}:
+		return fmt.Sprintf("WAL file '%s' already exists in the %s archive with the same checksum", f.Name, a.Name()) +
+			"\nHINT: this is valid in some recovery scenarios but may also indicate a problem.", nil
+	}
+	return "", nil
+}
+
+// server is how messages call the cluster as its data directory tells it.
+const server = "PostgreSQL"
 
 // check finds the archives that take WAL of this cluster. Those that do not, or
 // cannot be read, are lines of failed; none left is the error.
@@ -103,15 +155,12 @@ func (p Push) check(ctx context.Context) (c Cluster, usable []Archive, failed []
 		if err != nil {
 			return c, nil, nil, err
 		}
-		c, known = Cluster{ctl.Version, ctl.SystemID}, "PostgreSQL"
+		c, known = Cluster{ctl.Version, ctl.SystemID}, server
 	}
 	for _, a := range p.Archives {
 		stanza, err := a.Cluster(ctx)
-		if err == nil && known != "" && stanza != c {
-			err = errs.WithHint(errs.New(errs.ArchiveMismatch,
-				"%s version %s, system-id %d do not match %s stanza version %s, system-id %d",
-				known, c.Version, c.SystemID, a.Name(), stanza.Version, stanza.SystemID),
-				"are you archiving to the correct stanza?")
+		if err == nil && known != "" {
+			err = agree(known, c, a.Name(), stanza)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -129,6 +178,18 @@ func (p Push) check(ctx context.Context) (c Cluster, usable []Archive, failed []
 		return c, nil, nil, noRepo(failed)
 	}
 	return c, usable, failed, nil
+}
+
+// agree is the error when the stanza in a repository is not of the cluster c, known from
+// elsewhere.
+func agree(known string, c Cluster, repo string, stanza Cluster) error {
+	if stanza == c {
+		return nil
+	}
+	return errs.WithHint(errs.New(errs.ArchiveMismatch,
+		"%s version %s, system-id %d do not match %s stanza version %s, system-id %d",
+		known, c.Version, c.SystemID, repo, stanza.Version, stanza.SystemID),
+		"are you archiving to the correct stanza?")
 }
 
 // keepInMemory is how large a segment may be, in bytes, to be read only once. Of a larger
@@ -196,32 +257,4 @@ func (p Push) checkHeader(head []byte, path string, c Cluster) error {
 			path, h.Version, h.SystemID, c.Version, c.SystemID)
 	}
 	return nil
-}
-
-// queueExceeds says whether the WAL that waits to be archived is more than limit. As
-// in pgBackRest the size of the first file stands for all.
-func queueExceeds(path string, limit int64) (bool, error) {
-	dir := filepath.Dir(path)
-	status := filepath.Join(dir, "archive_status")
-	entries, err := os.ReadDir(status)
-	if err != nil {
-		return false, errs.WrapAs(errs.PathOpen, err, "unable to list the WAL that waits to be archived")
-	}
-	var first string
-	var waiting int64
-	for _, e := range entries { // sorted
-		if name, ok := strings.CutSuffix(e.Name(), ".ready"); ok {
-			if waiting++; first == "" {
-				first = name
-			}
-		}
-	}
-	if waiting == 0 {
-		return false, nil
-	}
-	info, err := os.Stat(filepath.Join(dir, first))
-	if err != nil {
-		return false, errs.WrapAs(errs.FileInfo, err, "unable to get the size of a WAL file that waits to be archived")
-	}
-	return info.Size()*waiting > limit, nil
 }
