@@ -201,23 +201,17 @@ func (r *Repo) VerifyWAL(ctx context.Context, f WALFile) error {
 // WALRange gives the first and last segment under the directory id, empty when
 // there is none. It looks into the first and last subdirectory that hold any.
 func (r *Repo) WALRange(ctx context.Context, id format.ArchiveID) (first, last string, err error) {
-	var dirs []string
-	for o, err := range r.storage.List(ctx, format.ArchiveIDDir(r.stanza, id), storage.Listing{Only: []storage.Type{storage.Dir}, NamesOnly: true}) {
-		if err != nil {
-			return "", "", err
-		}
-		if format.IsSegmentDir(path.Base(o.Name)) {
-			dirs = append(dirs, o.Name)
-		}
+	dirs, _, err := r.top(ctx, id)
+	if err != nil {
+		return "", "", err
 	}
-	slices.Sort(dirs)
 	for _, d := range dirs {
-		names, err := r.segments(ctx, d)
+		files, err := r.segments(ctx, id, d)
 		if err != nil {
 			return "", "", err
 		}
-		if len(names) > 0 {
-			first = names[0]
+		if len(files) > 0 {
+			first = files[0].Request
 			break
 		}
 	}
@@ -225,45 +219,59 @@ func (r *Repo) WALRange(ctx context.Context, id format.ArchiveID) (first, last s
 		return "", "", nil
 	}
 	for _, d := range slices.Backward(dirs) {
-		names, err := r.segments(ctx, d)
+		files, err := r.segments(ctx, id, d)
 		if err != nil {
 			return "", "", err
 		}
-		if len(names) > 0 {
-			return first, names[len(names)-1], nil
+		if len(files) > 0 {
+			return first, files[len(files)-1].Request, nil
 		}
 	}
 	return "", "", fmt.Errorf("the archive of %s lost its segments while it was read", r.Name())
 }
 
-// segments gives the sorted names of the segments stored in one subdirectory.
-func (r *Repo) segments(ctx context.Context, dir string) ([]string, error) {
-	var names []string
+// top lists what is directly under the directory id: the directories of segments, sorted,
+// and the timelines that have a history file.
+func (r *Repo) top(ctx context.Context, id format.ArchiveID) (dirs []string, histories []postgres.Timeline, err error) {
+	what := storage.Listing{Only: []storage.Type{storage.Dir, storage.File}, NamesOnly: true}
+	for o, err := range r.storage.List(ctx, format.ArchiveIDDir(r.stanza, id), what) {
+		if err != nil {
+			return nil, nil, err
+		}
+		base := path.Base(o.Name)
+		if o.Type == storage.Dir {
+			if format.IsSegmentDir(base) {
+				dirs = append(dirs, o.Name)
+			}
+		} else if w, err := postgres.ParseWALName(base); err == nil && w.Kind == postgres.History {
+			histories = append(histories, w.Timeline)
+		}
+	}
+	slices.Sort(dirs)
+	slices.Sort(histories)
+	return dirs, histories, nil
+}
+
+// segments gives the segments stored in one subdirectory of id, sorted by name.
+func (r *Repo) segments(ctx context.Context, id format.ArchiveID, dir string) ([]WALFile, error) {
+	var files []WALFile
 	for o, err := range r.storage.List(ctx, dir, storage.Listing{Only: []storage.Type{storage.File}, NamesOnly: true}) {
 		if err != nil {
 			return nil, err
 		}
 		if f, ok := stored(path.Base(o.Name)); ok && len(f.Request) == 24 {
-			names = append(names, f.Request)
+			f.ID, f.Object = id, o.Name
+			files = append(files, f)
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	slices.SortFunc(files, func(a, b WALFile) int { return strings.Compare(a.Object, b.Object) })
+	return files, nil
 }
 
 // Histories gives the timeline history files under the directory id, by timeline.
 func (r *Repo) Histories(ctx context.Context, id format.ArchiveID) ([]postgres.Timeline, error) {
-	var all []postgres.Timeline
-	for o, err := range r.storage.List(ctx, format.ArchiveIDDir(r.stanza, id), storage.Listing{Only: []storage.Type{storage.File}, NamesOnly: true}) {
-		if err != nil {
-			return nil, err
-		}
-		if w, err := postgres.ParseWALName(path.Base(o.Name)); err == nil && w.Kind == postgres.History {
-			all = append(all, w.Timeline)
-		}
-	}
-	slices.Sort(all)
-	return all, nil
+	_, all, err := r.top(ctx, id)
+	return all, err
 }
 
 // History reads the history of a timeline.

@@ -10,10 +10,27 @@ import (
 	"github.com/pgx-backup/pgx/repo"
 )
 
-// Check tests a stanza end to end: configuration, repositories and, on a primary,
-// that a segment of WAL reaches every repository within timeout.
-func Check(ctx context.Context, nodes []Node, repos []*repo.Repo, a Archiving, timeout time.Duration, log *slog.Logger) error {
-	primary, standby, err := Connect(ctx, nodes, false, log)
+// Check tests a stanza end to end.
+type Check struct {
+	Nodes     []Node
+	Repos     []*repo.Repo
+	Away      bool // all repositories are on other hosts
+	Archiving Archiving
+	Timeout   time.Duration // for a segment to reach a repository
+
+	// Dropped is what is known on this host to have been dropped instead of archived.
+	Dropped []repo.Drop
+	// Waiting, if not nil, looks at what waits to be archived: nil for a node on another host.
+	Waiting func(Node) (*Waiting, error)
+
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Run checks configuration, repositories and, on a primary, that a segment of WAL reaches
+// every repository. WAL that waits for long, or is missing, is a warning.
+func (c *Check) Run(ctx context.Context) error {
+	primary, standby, err := Connect(ctx, c.Nodes, false, c.Log)
 	if err != nil {
 		return err
 	}
@@ -22,52 +39,61 @@ func Check(ctx context.Context, nodes []Node, repos []*repo.Repo, a Archiving, t
 		return errs.WithHint(errs.New(errs.Config, "no database found"), "check indexed pg-path/pg-host configurations")
 	}
 	if standby != nil {
-		// Every repository is on this host, where the primary is known too.
-		if primary == nil {
+		// A repository host knows the primary too, the host of a standby only itself.
+		if primary == nil && (len(c.Nodes) > 1 || !c.Away) {
 			return errs.WithHint(errs.New(errs.Config, "primary database not found"), "check indexed pg-path/pg-host configurations")
 		}
-		if err := checkStandby(ctx, standby, repos, log); err != nil {
+		if err := c.standby(ctx, standby); err != nil {
 			return err
 		}
 	}
-	return checkPrimary(ctx, primary, repos, a, timeout, log)
+	if primary == nil {
+		return c.holes(ctx)
+	}
+	return c.primary(ctx, primary)
 }
 
-func checkStandby(ctx context.Context, l *Live, repos []*repo.Repo, log *slog.Logger) error {
+func (c *Check) standby(ctx context.Context, l *Live) error {
 	if err := l.Agree(Archiving{}); err != nil {
 		return err
 	}
-	for _, r := range repos {
-		log.Info(fmt.Sprintf("check %s (standby)", r.Name()))
+	for _, r := range c.Repos {
+		c.Log.Info(fmt.Sprintf("check %s (standby)", r.Name()))
 		if err := CheckInfo(ctx, r, l.Control); err != nil {
 			return err
 		}
 	}
-	log.Info("switch wal not performed because this is a standby")
+	c.waiting(l.Node)
+	c.Log.Info("switch wal not performed because this is a standby")
 	return nil
 }
 
-func checkPrimary(ctx context.Context, l *Live, repos []*repo.Repo, a Archiving, timeout time.Duration, log *slog.Logger) error {
-	if err := l.Agree(a); err != nil {
+func (c *Check) primary(ctx context.Context, l *Live) error {
+	if err := l.Agree(c.Archiving); err != nil {
 		return err
 	}
-	for _, r := range repos {
-		log.Info(fmt.Sprintf("check %s configuration (primary)", r.Name()))
+	for _, r := range c.Repos {
+		c.Log.Info(fmt.Sprintf("check %s configuration (primary)", r.Name()))
 		if err := CheckInfo(ctx, r, l.Control); err != nil {
 			return err
 		}
+	}
+	// What is told here may be why the segment does not arrive.
+	c.waiting(l.Node)
+	if err := c.holes(ctx); err != nil {
+		return err
 	}
 	segment, err := l.SwitchWAL(ctx)
 	if err != nil {
 		return err
 	}
-	for _, r := range repos {
-		log.Info(fmt.Sprintf("check %s archive for WAL (primary)", r.Name()))
-		f, err := r.AwaitWAL(ctx, segment, timeout)
+	for _, r := range c.Repos {
+		c.Log.Info(fmt.Sprintf("check %s archive for WAL (primary)", r.Name()))
+		f, err := r.AwaitWAL(ctx, segment, c.Timeout)
 		if err != nil {
 			return err
 		}
-		log.Info(fmt.Sprintf("WAL segment %s successfully archived to '%s' on %s", segment, r.Storage().Path(f.Object), r.Name()))
+		c.Log.Info(fmt.Sprintf("WAL segment %s successfully archived to '%s' on %s", segment, r.Storage().Path(f.Object), r.Name()))
 	}
 	return nil
 }

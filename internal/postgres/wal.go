@@ -126,6 +126,18 @@ func SegmentName(tli Timeline, lsn LSN, segSize int64) string {
 	return segmentOf(tli, lsn, segSize).String()
 }
 
+// SegmentSize gives the size of the segments, in bytes, of a cluster in which lsn is in the
+// segment w. It is 0 where there is no such size, or several: only those with a Number
+// above 0 tell.
+func (w WALName) SegmentSize(lsn LSN) int64 {
+	for size := int64(minSegmentSize); size <= MaxSegmentSize && w.Number > 0; size *= 2 {
+		if w.Log == uint32(lsn>>32) && w.Number == uint32(int64(uint32(lsn))/size) {
+			return size
+		}
+	}
+	return 0
+}
+
 // SegmentRange gives the names of the segments from the one that contains from to the one
 // that contains to, both included; none when to is in an earlier segment. An LSN on the
 // border of two segments belongs to the second, also as the end of a backup: pgBackRest

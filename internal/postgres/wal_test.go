@@ -89,6 +89,16 @@ func TestSegmentNames(t *testing.T) {
 		if err != nil || name.Start(test.size) != test.lsn/postgres.LSN(test.size)*postgres.LSN(test.size) {
 			t.Errorf("%s starts at %s, %v", got, name.Start(test.size), err)
 		}
+		want := test.size
+		if name.Number == 0 {
+			want = 0
+		}
+		if size := name.SegmentSize(test.lsn); size != want {
+			t.Errorf("%s with %s: segments of %d bytes, want %d", got, test.lsn, size, want)
+		}
+		if size := name.SegmentSize(test.lsn + 1<<32); size != 0 {
+			t.Errorf("%s with %s: segments of %d bytes", got, test.lsn+1<<32, size)
+		}
 	}
 	for _, in := range []string{"000000010000000000000100", "00000002.history", "000000010000000000000001.partial", "x"} {
 		if got, err := postgres.NextSegment(in, 16*m); errs.CodeOf(err) != errs.Format {

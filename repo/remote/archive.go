@@ -131,7 +131,9 @@ func (s *archiveService) known(ctx context.Context, words ...string) ([]format.A
 		if !slices.ContainsFunc(info.History(), had) {
 			return nil, errs.New(errs.ArchiveMismatch, "stanza '%s' has no archive id '%s'", s.repo.Stanza(), id)
 		}
-		ids = append(ids, id)
+		if !slices.Contains(ids, id) { // each is a directory to look into
+			ids = append(ids, id)
+		}
 	}
 	return ids, nil
 }

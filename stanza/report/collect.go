@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/lock"
@@ -36,6 +37,11 @@ type Query struct {
 	Type     format.BackupType // only backups of a type; empty: all
 	Progress bool              // only status and locks
 	Locks    lock.Dir          // of this host
+
+	// Dropped, if not nil, asks for the WAL that backups lack, which pgBackRest does not
+	// tell, and gives what is known of a stanza's drops on this host. Now is the time then.
+	Dropped func(stanza string) ([]repo.Drop, error)
+	Now     time.Time
 }
 
 // Collect asks every repository. What cannot be read is in the report, not an error:
@@ -98,6 +104,7 @@ type state struct {
 	manifest *manifest.Manifest
 	lock     lockState
 	restore  lockState
+	reaches  map[format.Label]repo.Reach // of the backups that lack WAL
 }
 
 type lockState struct {
@@ -249,6 +256,9 @@ func (c *collector) stanza(ctx context.Context, name string) (Stanza, error) {
 		s.Repo = append(s.Repo, Repo{Cipher: c.sources[i].Cipher, Key: c.sources[i].Key, Status: RepoStatus{st.status, message}})
 	}
 	if !c.q.Progress {
+		if err := c.holes(ctx, &s, states); err != nil {
+			return s, err
+		}
 		s.Backup = append(s.Backup, c.backups(states)...)
 	}
 	s.Status = Status{Code: overall, Message: statusText[overall], Lock: c.locks(states)}
@@ -328,7 +338,11 @@ func (c *collector) backups(states []state) []Backup {
 		if c.q.Set != "" && e.Label != c.q.Set || c.q.Type != "" && e.Type != c.q.Type {
 			continue
 		}
-		all = append(all, backup(e, c.sources[from].Key, states[from].manifest))
+		b := backup(e, c.sources[from].Key, states[from].manifest)
+		if r, lacks := states[from].reaches[e.Label]; lacks {
+			b.reach(r)
+		}
+		all = append(all, b)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+
+	"github.com/pgx-backup/pgx/repo"
 )
 
 // The codes of a status.
@@ -40,9 +42,11 @@ type Stanza struct {
 	Backup  []Backup  `json:"backup,omitzero"`
 	Cipher  string    `json:"cipher,omitempty"`
 	DB      []DB      `json:"db,omitzero"`
+	Hole    []Hole    `json:"hole,omitempty"` // pgx only
 	Name    string    `json:"name"`
 	Repo    []Repo    `json:"repo,omitzero"`
 	Status  Status    `json:"status"`
+	Warning []string  `json:"warning,omitempty"` // pgx only: what could not be looked at
 
 	current identity
 }
@@ -82,9 +86,12 @@ type Backup struct {
 	LSN         *Range            `json:"lsn,omitempty"`
 	Prior       *string           `json:"prior"`
 	Reference   []string          `json:"reference"`
+	Restorable  *[]Range          `json:"restorable,omitempty"` // pgx only: when a hole is in the way
 	Tablespace  *[]Tablespace     `json:"tablespace,omitempty"` // as Link
 	Timestamp   Times             `json:"timestamp"`
 	Type        string            `json:"type"`
+
+	lacks *repo.Hole // the first hole
 }
 
 // Range is a range of WAL segments or LSNs, null for an offline backup.

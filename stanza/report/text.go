@@ -82,6 +82,7 @@ func (t *text) stanza(s Stanza) {
 			}
 		}
 	}
+	t.warnings(s)
 	if len(s.DB) > 0 {
 		t.databases(s)
 	}
@@ -199,6 +200,7 @@ func (t *text) backup(b Backup) {
 	} else {
 		t.add("            wal start/stop: n/a\n")
 	}
+	t.restorable(b)
 	if t.set && b.LSN != nil {
 		t.add("            lsn start/stop: %s / %s\n", *b.LSN.Start, *b.LSN.Stop)
 	}
@@ -285,17 +287,4 @@ func (t *text) contents(b Backup) {
 	}
 }
 
-// time shows the offset as pgBackRest does: hours, and minutes only if there are any.
-func (t *text) time(epoch int64) string {
-	at := time.Unix(epoch, 0).In(t.zone)
-	_, offset := at.Zone()
-	sign := '+'
-	if offset < 0 {
-		sign, offset = '-', -offset
-	}
-	s := fmt.Sprintf("%s%c%02d", at.Format("2006-01-02 15:04:05"), sign, offset/3600)
-	if m := offset / 60 % 60; m != 0 {
-		s += fmt.Sprintf(":%02d", m)
-	}
-	return s
-}
+func (t *text) time(epoch int64) string { return logging.Time(time.Unix(epoch, 0).In(t.zone)) }
