@@ -46,12 +46,15 @@ func newLink(t Transport, c Config) *link {
 	return l
 }
 
+// minPing bounds how often a peer can have a ping sent.
+const minPing = 20 * time.Millisecond
+
 // agree takes the peer's measure of silence into account.
 func (l *link) agree(theirs time.Duration) {
 	if theirs <= 0 || theirs > l.silence {
 		theirs = l.silence
 	}
-	l.every.Store(int64(max(theirs/4, time.Millisecond)))
+	l.every.Store(int64(max(theirs/4, minPing)))
 	select {
 	case l.agreed <- struct{}{}:
 	default:

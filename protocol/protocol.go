@@ -14,7 +14,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 )
@@ -107,6 +109,9 @@ var (
 
 // versionError says that the two ends do not understand each other.
 func versionError(theirs string, their int, ours string) error {
+	if len(theirs) > 64 || strings.ContainsFunc(theirs, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		theirs = "the other side" // it gets into the log
+	}
 	return errs.WithHint(errs.New(errs.Protocol, "'%s' speaks protocol %d, '%s' speaks %d", theirs, their, ours, Version),
 		"install the same release of pgx on both hosts")
 }

@@ -76,6 +76,8 @@ func (s *Session) explain(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, errAfar):
+		return err
 	case err == io.EOF:
 		err = &errs.Error{Code: errs.HostConnect, Message: "'" + s.peer + "' has ended the connection", Err: err}
 	case errors.Is(err, errLost):
@@ -85,7 +87,7 @@ func (s *Session) explain(ctx context.Context, err error) error {
 		}
 		err = &errs.Error{Code: errs.HostConnect, Message: message, Err: err}
 	case errs.CodeOf(err) != errs.Protocol:
-		return err // from afar, or complete
+		return err // complete
 	}
 	if e, ok := s.t.(Explainer); ok {
 		err = e.Explain(err)
@@ -98,8 +100,13 @@ func (s *Session) explain(ctx context.Context, err error) error {
 
 // remote gives the error of an error frame.
 func (s *Session) remote(f frame) error {
-	return errs.Wrap(errs.UnmarshalWire(f.payload), "on '%s'", s.peer)
+	err := errs.UnmarshalWire(f.payload).(*errs.Error)
+	err.Err = errors.Join(err.Err, errAfar)
+	return errs.Wrap(err, "on '%s'", s.peer)
 }
+
+// errAfar is in an error that the server has sent. It has told all there is to tell.
+var errAfar = errors.New("told by the server")
 
 func (s *Session) unexpected(f frame) error {
 	f.release()

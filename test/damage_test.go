@@ -97,9 +97,7 @@ func TestArchivePushInput(t *testing.T) {
 	s.write(second, strings.Repeat("\x00", len(whole)))
 	s.says(29, noHeader, "archive-push", second)
 	s.write(second, "this is no WAL"+strings.Repeat("x", len(whole)))
-	o := s.says(29, noHeader, "archive-push", "--archive-async", second)
-	s.warns("option 'archive-async' = 'y' is not supported yet: each segment is handled while PostgreSQL waits, which is slower and just"+
-		" as safe (command line)", o)
+	s.says(29, noHeader, "archive-push", second)
 
 	// A path that PostgreSQL gives is relative to its data directory.
 	relative := func(dir string) *exec.Cmd {

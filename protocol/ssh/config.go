@@ -61,6 +61,11 @@ type resolver struct {
 
 // findRoute gives the hops to the host, itself last.
 func findRoute(h Host, c Config) ([]hop, error) {
+	if !filepath.IsAbs(c.Home) {
+		// Else keys and known hosts would be looked for in the working directory.
+		return nil, errs.WithHint(errs.New(errs.Config, "'%s': the home directory of user '%s' is not known, and with it ~/.ssh", h.Name, c.User),
+			"set HOME for this command; users of a directory service are not in /etc/passwd")
+	}
 	r := resolver{c: c, host: h, path: c.ConfigFile}
 	if r.path == "" {
 		r.path = filepath.Join(c.Home, ".ssh", "config")
