@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -16,7 +17,6 @@ import (
 	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/remote"
-	"github.com/pgx-backup/pgx/repo/storage/posix"
 )
 
 // errMissing ends archive-get with exitMissing; the log has said what is missing.
@@ -32,7 +32,7 @@ type walStore interface {
 }
 
 var (
-	_ walStore = (*repo.Repo)(nil)
+	_ walStore = (*localStore)(nil)
 	_ walStore = (*remote.Archive)(nil)
 )
 
@@ -108,32 +108,47 @@ func (l *archive) Find(ctx context.Context, c wal.Cluster, name string) ([]wal.C
 	return copies, err
 }
 
+// codec is how the command stores WAL.
+func (a *app) codec() (compress.Type, int, error) {
+	if !a.cfg.IsSet(config.OptCompressType) {
+		return compress.None, 0, nil
+	}
+	codec, err := compress.ParseType(a.cfg.String(config.OptCompressType))
+	return codec, a.cfg.Int(config.OptCompressLevel), err
+}
+
+// archive gives the archive of repository n, which is opened when it is needed.
+func (a *app) archive(n int, codec compress.Type, level int) wal.Archive {
+	return a.opener(n, codec, level)()
+}
+
+// opener is archive for several that are used at the same time.
+func (a *app) opener(n int, codec compress.Type, level int) func() wal.Archive {
+	open := func(ctx context.Context) (walStore, error) { return a.walStore(ctx, n) }
+	if a.cfg.RepoIsLocal(n) {
+		shared := &localStore{a: a, n: n}
+		open = func(context.Context) (walStore, error) { return shared, nil }
+	}
+	return func() wal.Archive {
+		return &archive{name: fmt.Sprintf("repo%d", n), codec: codec, level: level, open: open}
+	}
+}
+
 // archives gives the archives of the command's repositories.
 func (a *app) archives() ([]wal.Archive, error) {
-	var all []wal.Archive
-	codec, level := compress.None, 0
-	if a.cfg.IsSet(config.OptCompressType) {
-		var err error
-		if codec, err = compress.ParseType(a.cfg.String(config.OptCompressType)); err != nil {
-			return nil, err
-		}
-		level = a.cfg.Int(config.OptCompressLevel)
+	codec, level, err := a.codec()
+	if err != nil {
+		return nil, err
 	}
+	var all []wal.Archive
 	for _, n := range a.cfg.Repos() {
-		all = append(all, &archive{name: fmt.Sprintf("repo%d", n), codec: codec, level: level,
-			open: func(ctx context.Context) (walStore, error) { return a.walStore(ctx, n) }})
+		all = append(all, a.archive(n, codec, level))
 	}
 	return all, nil
 }
 
+// walStore gives the archive of repository n, which is on another host.
 func (a *app) walStore(ctx context.Context, n int) (walStore, error) {
-	if a.cfg.RepoIsLocal(n) {
-		st, err := a.storage(ctx, n, "", posix.Refuse)
-		if err != nil {
-			return nil, err
-		}
-		return a.repo(st, n), nil
-	}
 	pool, err := a.sessions(repoSide, n, remote.RoleArchive, 1, serverArgs{Repo: n})
 	if err != nil {
 		return nil, err
@@ -145,30 +160,67 @@ func (a *app) pgPath() string { return a.cfg.String(config.OptPgPath) }
 
 func (a *app) pgPathOption() string { return fmt.Sprintf("pg%d-path", a.cfg.Pg()) }
 
-func archivePush(ctx context.Context, a *app) error {
-	if len(a.cfg.Params) != 1 {
-		return errs.New(errs.ParamRequired, "WAL segment to push required")
-	}
-	if err := a.locks().Stopped(a.stanza()); err != nil {
-		return err
-	}
-	path, err := wal.Path(a.cfg.Params[0], a.pgPath(), a.pgPathOption(), "archive-push")
-	if err != nil {
-		return err
-	}
-	archives, err := a.archives()
-	if err != nil {
-		return err
-	}
+// push gives how WAL is pushed, without where to.
+func (a *app) push() wal.Push {
 	p := wal.Push{
-		Archives: archives, PGPath: a.pgPath(), Log: a.log, SizeText: logging.Size,
+		PGPath: a.pgPath(), Log: a.log, SizeText: logging.Size, Ledger: a.ledger(), Now: a.now,
 		HeaderCheck: a.cfg.Bool(config.OptArchiveHeaderCheck), ModeCheck: a.cfg.Bool(config.OptArchiveModeCheck),
 	}
 	if a.cfg.IsSet(config.OptArchivePushQueueMax) {
 		limit := a.cfg.Size(config.OptArchivePushQueueMax)
 		p.QueueMax = &limit
 	}
+	return p
+}
+
+// errUnserved is that the worker which was there has gone.
+var errUnserved = errors.New("no worker is alive")
+
+func archivePush(ctx context.Context, a *app) error {
+	if err := a.locks().Stopped(a.stanza()); err != nil {
+		return err
+	}
+	if a.cfg.Async {
+		return a.pushWorker(ctx, a.cfg.Duration(config.OptArchiveAsyncIdle))
+	}
+	if len(a.cfg.Params) != 1 {
+		return errs.New(errs.ParamRequired, "WAL segment to push required")
+	}
+	path, err := wal.Path(a.cfg.Params[0], a.pgPath(), a.pgPathOption(), "archive-push")
+	if err != nil {
+		return err
+	}
+	async := wal.AsyncPush{
+		Spool: a.spool(), Timeout: a.cfg.Duration(config.OptArchiveTimeout), Log: a.log,
+		Start:   func(ctx context.Context) error { return a.startWorker(ctx, filepath.Dir(path)) },
+		LogFile: a.logFile("archive-push-async"),
+	}
+	if a.cfg.Bool(config.OptArchiveAsync) {
+		if a.pgPath() == "" {
+			return errs.New(errs.OptionRequired, "'archive-push' command in async mode requires option '%s'", a.pgPathOption())
+		}
+		return async.Push(ctx, path)
+	}
+	if waits(path) && a.spooled() && async.Served(path) {
+		// By a resident agent. What it keeps open need not be opened here.
+		async.Start = func(context.Context) error { return errUnserved }
+		if err := async.Push(ctx, path); !errors.Is(err, errUnserved) {
+			return err
+		}
+	}
+	p := a.push()
+	if p.Archives, err = a.archives(); err != nil {
+		return err
+	}
 	return wal.PushFile(ctx, p, path)
+}
+
+// waits says whether PostgreSQL waits for the WAL file at path, and it is not an operator who
+// has it pushed: what does not wait no worker looks for.
+func waits(path string) bool {
+	dir, name := filepath.Split(path)
+	_, err := os.Stat(filepath.Join(dir, "archive_status", name+".ready"))
+	return err == nil
 }
 
 // Pauses between tries of a strict archive-get.
@@ -178,6 +230,9 @@ const (
 )
 
 func archiveGet(ctx context.Context, a *app) error {
+	if a.cfg.Async {
+		return a.getWorker(ctx)
+	}
 	params := a.cfg.Params
 	switch {
 	case len(params) == 0:
@@ -199,9 +254,17 @@ func archiveGet(ctx context.Context, a *app) error {
 		return err
 	}
 	g := wal.Get{Archives: archives, PGPath: a.pgPath(), Log: a.log, Strict: a.strict}
+	get := func() error { return wal.GetFile(ctx, g, filepath.Base(params[0]), target) }
+	if a.cfg.Bool(config.OptArchiveAsync) {
+		get = func() error {
+			return wal.AsyncGet{Get: g, Spool: a.spool(), Timeout: a.cfg.Duration(config.OptArchiveTimeout),
+				Start: func(ctx context.Context) error { return a.startWorker(ctx) },
+			}.GetFile(ctx, filepath.Base(params[0]), target)
+		}
+	}
 	limit := a.now().Add(a.cfg.Duration(config.OptArchiveTimeout))
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
-		err = wal.GetFile(ctx, g, filepath.Base(params[0]), target)
+		err = get()
 		if err == nil || errors.Is(err, wal.ErrMissing) || !a.strict || ctx.Err() != nil || !worthRetry(err) || a.now().Add(pause).After(limit) {
 			return err
 		}

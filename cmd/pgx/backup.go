@@ -30,7 +30,7 @@ func runBackup(ctx context.Context, a *app) (err error) {
 			a.log.Info("repo option not specified, defaulting to repo" + itoa(n))
 		}
 	}
-	st, err := a.storage(ctx, n, remote.RoleAdmin, posix.Refuse)
+	st, err := a.storage(ctx, n, remote.RoleAdmin, posix.Refuse, lock.Backup)
 	if err != nil {
 		return err
 	}

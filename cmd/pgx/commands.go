@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,11 +58,11 @@ func (a *app) locks() lock.Dir {
 }
 
 // storage opens what repository n is kept in, here or on another host, to be read
-// (remote.RoleRestore) or changed (remote.RoleAdmin).
-func (a *app) storage(ctx context.Context, n int, role string, missing posix.Missing) (storage.Storage, error) {
+// (remote.RoleRestore) or changed (remote.RoleAdmin). locks are held on the other host too.
+func (a *app) storage(ctx context.Context, n int, role string, missing posix.Missing, locks ...lock.Type) (storage.Storage, error) {
 	if !a.cfg.RepoIsLocal(n) {
 		// One more than read at once, for what is read between.
-		pool, err := a.sessions(repoSide, n, role, a.workers()+1, serverArgs{Repo: n})
+		pool, err := a.sessions(repoSide, n, role, a.workers()+1, serverArgs{Repo: n, Locks: locks})
 		if err != nil {
 			return nil, err
 		}
@@ -79,11 +81,11 @@ func (a *app) storage(ctx context.Context, n int, role string, missing posix.Mis
 // workers is how many files are handled at once.
 func (a *app) workers() int { return max(1, a.cfg.Int(config.OptProcessMax)) }
 
-// repos opens the repositories of the command, in order.
-func (a *app) repos(ctx context.Context, role string, missing posix.Missing) ([]*repo.Repo, error) {
+// repos opens the repositories of the command, in order, as storage does.
+func (a *app) repos(ctx context.Context, role string, missing posix.Missing, locks ...lock.Type) ([]*repo.Repo, error) {
 	var all []*repo.Repo
 	for _, n := range a.cfg.Repos() {
-		st, err := a.storage(ctx, n, role, missing)
+		st, err := a.storage(ctx, n, role, missing, locks...)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +165,7 @@ func stanzaCreate(ctx context.Context, a *app) error {
 	if a.cfg.Bool(config.OptForce) {
 		a.log.Warn("option --force is no longer supported")
 	}
-	repos, err := a.repos(ctx, remote.RoleAdmin, posix.Create)
+	repos, err := a.repos(ctx, remote.RoleAdmin, posix.Create, all...)
 	if err != nil {
 		return err
 	}
@@ -188,7 +190,9 @@ func check(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		if err := one.checkStanza(ctx); err != nil {
+		err = one.checkStanza(ctx)
+		_ = a.peers.close() // the next stanza has hosts of its own
+		if err != nil {
 			return err
 		}
 	}
@@ -215,7 +219,19 @@ func (a *app) checkStanza(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return stanza.Check(ctx, nodes, repos, a.archiving(), a.cfg.Duration(config.OptArchiveTimeout), a.log)
+	away := !slices.ContainsFunc(a.cfg.Repos(), a.cfg.RepoIsLocal)
+	dropped, err := a.dropped()
+	if err != nil {
+		a.log.Warn(fmt.Sprintf("[%s] %s", errs.CodeOf(err), err))
+	}
+	c := stanza.Check{
+		Nodes: nodes, Repos: repos, Away: away, Archiving: a.archiving(), Timeout: a.cfg.Duration(config.OptArchiveTimeout),
+		Dropped: dropped, Now: a.now, Log: a.log,
+	}
+	if !a.cfg.DropIn() {
+		c.Waiting = a.waiting
+	}
+	return c.Run(ctx)
 }
 
 func info(ctx context.Context, a *app) error {
@@ -223,6 +239,9 @@ func info(ctx context.Context, a *app) error {
 	q := report.Query{
 		Stanza: a.stanza(), Progress: c.String(config.OptDetailLevel) == "progress", Locks: a.locks(),
 		Type: format.BackupType(c.String(config.OptType)),
+	}
+	if !c.DropIn() {
+		q.Dropped, q.Now = a.droppedOf, a.now()
 	}
 	if c.IsSet(config.OptSet) {
 		if q.Progress {
@@ -296,6 +315,11 @@ func stop(ctx context.Context, a *app) error {
 		a.log.Warn("unable to read lock file " + path)
 	}
 	for _, h := range holders {
+		if isResident(h.PID) {
+			a.log.Warn(fmt.Sprintf("process %d is a resident pgx, which is not ended: what it does for %s goes on until it is restarted",
+				h.PID, a.stopTarget()))
+			continue
+		}
 		if err := syscall.Kill(h.PID, syscall.SIGTERM); err != nil {
 			a.log.Warn(fmt.Sprintf("unable to send term signal to process %d", h.PID))
 			continue
@@ -303,6 +327,18 @@ func stop(ctx context.Context, a *app) error {
 		a.log.Info(fmt.Sprintf("sent term signal to process %d", h.PID))
 	}
 	return nil
+}
+
+// isResident says whether a process is an agent or server that does more than what it holds a
+// lock for.
+func isResident(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return false // gone, which the signal will show
+	}
+	words := strings.Split(string(line), "\x00")
+	serves := slices.Contains(words, config.CmdAgent.String()) || slices.Contains(words, config.CmdServer.String())
+	return serves && !slices.Contains(words, "--"+config.OptStdio.String())
 }
 
 func configShow(_ context.Context, a *app) error { return print(a.cfg.Show()) }

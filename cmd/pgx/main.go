@@ -109,7 +109,7 @@ func run() int {
 		return 0
 	}
 
-	if c := a.cfg.Command; c == config.CmdArchivePush || c == config.CmdArchiveGet {
+	if c := a.cfg.Command; (c == config.CmdArchivePush || c == config.CmdArchiveGet) && !a.cfg.Async {
 		// They live for one segment and have nothing to collect. Should it be a large one
 		// after all, the limit brings the collector back.
 		debug.SetGCPercent(-1)
@@ -231,6 +231,14 @@ func (a *app) signals() (context.Context, func()) {
 	}
 }
 
+// name is how the log calls the command.
+func (a *app) name() string {
+	if a.cfg.Async {
+		return a.cfg.Command.String() + asyncSuffix
+	}
+	return a.cfg.Command.String()
+}
+
 // resident says whether the command is a service that stays.
 func (a *app) resident() bool {
 	c := a.cfg.Command
@@ -271,12 +279,8 @@ func (a *app) logger() *logging.Handler {
 		// On a terminal there is one command to look at, and the id would be noise.
 		o.ExecID, o.ExecIDOnConsole = a.execID, !a.bar.show
 	}
-	if c.Command.LogsToFile() && level(config.OptLogLevelFile) != logging.LevelOff {
-		prefix := c.String(config.OptStanza)
-		if prefix == "" {
-			prefix = "all"
-		}
-		o.File = filepath.Join(c.String(config.OptLogPath), prefix+"-"+strings.ReplaceAll(c.Command.String(), " ", "-")+".log")
+	if (c.Command.LogsToFile() || c.Async) && level(config.OptLogLevelFile) != logging.LevelOff {
+		o.File = a.logFile(strings.NewReplacer(" ", "-", ":", "-").Replace(a.name()))
 		o.FileLevel = level(config.OptLogLevelFile)
 	}
 	h := logging.New(o)
@@ -295,7 +299,7 @@ func (a *app) command(ctx context.Context) int {
 	if a.cfg.DropIn() {
 		v = reference
 	}
-	name := a.cfg.Command.String()
+	name := a.name()
 	a.log.Log(ctx, level, strings.TrimSpace(fmt.Sprintf("%s command begin %s: %s", name, v, a.cfg.Begin())))
 	for _, w := range a.cfg.Warnings {
 		a.log.Warn(w)
@@ -327,7 +331,7 @@ func (a *app) command(ctx context.Context) int {
 
 func (a *app) end(level slog.Level, begun time.Time) {
 	a.log.Log(context.Background(), level, fmt.Sprintf("%s command end: completed successfully (%dms)",
-		a.cfg.Command, a.now().Sub(begun).Milliseconds()))
+		a.name(), a.now().Sub(begun).Milliseconds()))
 }
 
 // print writes a command's result.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"sync"
 
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -24,18 +25,43 @@ type agentArgs struct {
 
 // serverArgs is what a session with a repository host is about, beside the stanza.
 type serverArgs struct {
-	Repo int `json:"repo"` // number of the repository, the same on both hosts
+	Repo  int         `json:"repo"`            // number of the repository, the same on both hosts
+	Locks []lock.Type `json:"locks,omitempty"` // to hold on that host too, for this repository
 }
 
 // peers are the other hosts that the command speaks to. Each is connected to when it is
 // needed.
 type peers struct {
-	home, user string
+	mu         sync.Mutex
+	home, user string         // of this process
 	open       []func() error // what is to be closed, the last first
+}
+
+// me gives the user this process runs as, and the home directory ssh would use.
+func (p *peers) me() (name, home string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.user == "" {
+		if u, err := user.Current(); err == nil {
+			p.user, p.home = u.Username, u.HomeDir
+		} else {
+			p.user, p.home = os.Getenv("USER"), os.Getenv("HOME")
+		}
+	}
+	return p.user, p.home
+}
+
+// closes remembers what is to be closed.
+func (p *peers) closes(end func() error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = append(p.open, end)
 }
 
 // close ends all connections.
 func (p *peers) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var all error
 	for i := len(p.open) - 1; i >= 0; i-- {
 		all = errors.Join(all, p.open[i]())
@@ -79,18 +105,12 @@ func (a *app) client(s side, n int, role string) *ssh.Client {
 	if h.DefaultUser = c.String(s.user, n); c.IsGiven(s.user, n) {
 		h.User = h.DefaultUser
 	}
-	if a.peers.user == "" {
-		if u, err := user.Current(); err == nil {
-			a.peers.user, a.peers.home = u.Username, u.HomeDir
-		} else {
-			a.peers.user, a.peers.home = os.Getenv("USER"), os.Getenv("HOME")
-		}
-	}
+	local, home := a.peers.me()
 	client := ssh.New(h, ssh.Config{
-		ConfigFile: c.String(config.OptSSHConfig), Home: a.peers.home, User: a.peers.user, AgentSocket: os.Getenv("SSH_AUTH_SOCK"),
+		ConfigFile: c.String(config.OptSSHConfig), Home: home, User: local, AgentSocket: os.Getenv("SSH_AUTH_SOCK"),
 		Timeout: c.Duration(config.OptIOTimeout), Silence: c.Duration(config.OptIOTimeout), Log: a.log,
 	})
-	a.peers.open = append(a.peers.open, client.Close)
+	a.peers.closes(client.Close)
 	return client
 }
 
@@ -104,7 +124,7 @@ func (a *app) sessions(s side, n int, role string, max int, args any) (*protocol
 	pool := protocol.NewPool(max, func(ctx context.Context) (*protocol.Session, error) {
 		return a.greet(ctx, client, role, raw)
 	})
-	a.peers.open = append(a.peers.open, pool.Close)
+	a.peers.closes(pool.Close)
 	return pool, nil
 }
 

@@ -101,11 +101,11 @@ func (a *app) serveResident(ctx context.Context) error {
 	a.log.Info(fmt.Sprintf("listening on %s with host key %s", l.Addr(), ssh.FingerprintSHA256(key.PublicKey())))
 	a.log.Info(fmt.Sprintf("%s may log in", count(len(grants), "client", "clients")))
 
-	var reloading sync.WaitGroup
-	defer reloading.Wait()
+	var working sync.WaitGroup
+	defer working.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	reloading.Go(func() {
+	working.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
@@ -124,6 +124,9 @@ func (a *app) serveResident(ctx context.Context) error {
 			}
 		}
 	})
+	if a.cfg.Command == config.CmdAgent {
+		working.Go(func() { archiveAll(ctx, current.Load) })
+	}
 	a.notify(daemon.SdNotifyReady)
 	if err := server.Serve(ctx, l); err != nil && ctx.Err() == nil {
 		return err

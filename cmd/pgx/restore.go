@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -42,7 +41,7 @@ func (a *app) restoreTarget(ctx context.Context) (agent.Target, error) {
 // target is the data directory at path of this host.
 func (a *app) target(path string) *pgdata.Target {
 	return pgdata.NewTarget(pgdata.TargetConfig{
-		Path: path, Spool: filepath.Join(a.cfg.String(config.OptSpoolPath), "archive", a.stanza()), Log: a.log,
+		Path: path, Spool: a.spool().Path, Log: a.log,
 	})
 }
 

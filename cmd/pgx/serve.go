@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
+	"unicode"
 
 	"github.com/pgx-backup/pgx/agent"
 	"github.com/pgx-backup/pgx/internal/config"
@@ -44,6 +47,12 @@ func (a *app) serveSession(ctx context.Context, t protocol.Transport, who grante
 
 // accept gives the service of the role that a client asks for, if it may have it.
 func (a *app) accept(ctx context.Context, h protocol.Hello, who grantee) (protocol.Service, error) {
+	// They get into the logs of both hosts. An error must not repeat them.
+	for what, text := range map[string]string{"role": h.Role, "stanza": h.Stanza, "command": h.Command, "exec-id": h.ExecID} {
+		if len(text) > 255 || strings.ContainsFunc(text, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }) {
+			return protocol.Service{}, errs.New(errs.ParamInvalid, "the client gives as %s what cannot be one", what)
+		}
+	}
 	refused := func(on string) (protocol.Service, error) {
 		return protocol.Service{}, errs.WithHint(
 			errs.New(errs.Access, "'%s' is not granted role '%s' on %s", who.name, h.Role, on), "%s", who.where)
@@ -94,9 +103,8 @@ func (a *app) agentService(ctx context.Context, h protocol.Hello) (s protocol.Se
 	if err != nil {
 		return s, err
 	}
-	locks := a.locks()
 	if h.Role == agent.RoleBackup {
-		if err := locks.Stopped(a.stanza()); err != nil {
+		if err := a.locks().Stopped(a.stanza()); err != nil {
 			return s, err
 		}
 	}
@@ -108,32 +116,37 @@ func (a *app) agentService(ctx context.Context, h protocol.Hello) (s protocol.Se
 	default:
 		return s, wrongRole(h, config.CmdAgent, agent.RoleBackup, agent.RoleRestoreTarget)
 	}
-	if len(args.Locks) == 0 {
-		return s, nil
-	}
-	for _, t := range args.Locks {
-		if !slices.Contains([]lock.Type{lock.Archive, lock.Backup, lock.Restore}, t) {
-			return s, errs.New(errs.Protocol, "'%s' is no type of lock", t)
-		}
-	}
-	for _, n := range args.Repos {
-		if n < 1 || n > 256 { // as in options
-			return s, errs.New(errs.Protocol, "%d is no number of a repository", n)
-		}
-	}
-	held, err := locks.Acquire(ctx, a.stanza(), args.Locks, args.Repos)
+	return a.holding(ctx, s, args.Locks, args.Repos)
+}
+
+// holding gives the service s with these locks held on this host until it is closed. If they
+// cannot be had s is closed at once.
+func (a *app) holding(ctx context.Context, s protocol.Service, types []lock.Type, repos []int) (protocol.Service, error) {
+	held, err := a.lockFor(ctx, types, repos)
 	if err != nil {
-		return s, err
+		return protocol.Service{}, errors.Join(err, s.Close())
 	}
 	end := s.Close
-	s.Close = func() error {
-		err := held.Release()
-		if end != nil {
-			err = errors.Join(end(), err)
-		}
-		return err
-	}
+	s.Close = func() error { return errors.Join(end(), held.Release()) } // what is locked ends first
 	return s, nil
+}
+
+// lockFor takes the locks that a client asks for.
+func (a *app) lockFor(ctx context.Context, types []lock.Type, repos []int) (*lock.Lock, error) {
+	for _, t := range types {
+		if !slices.Contains([]lock.Type{lock.Archive, lock.Backup, lock.Restore}, t) {
+			return nil, errs.New(errs.ParamInvalid, "%q is no type of lock", t)
+		}
+	}
+	for _, n := range repos {
+		if n < 1 || n > 256 { // as in options
+			return nil, errs.New(errs.ParamInvalid, "%d is no number of a repository", n)
+		}
+	}
+	if len(types) == 0 {
+		return new(lock.Lock), nil
+	}
+	return a.locks().Acquire(ctx, a.stanza(), types, repos)
 }
 
 // localPg gives the number of the cluster of the stanza that is on this host and in that
@@ -158,7 +171,7 @@ func (a *app) localPg(path string) (int, error) {
 }
 
 // serverService is what a PostgreSQL host may do with the repositories of this one.
-func (a *app) serverService(_ context.Context, h protocol.Hello, who grantee) (s protocol.Service, err error) {
+func (a *app) serverService(ctx context.Context, h protocol.Hello, who grantee) (s protocol.Service, err error) {
 	var args serverArgs
 	if err := decodeArgs(h, &args); err != nil {
 		return s, err
@@ -177,12 +190,18 @@ func (a *app) serverService(_ context.Context, h protocol.Hello, who grantee) (s
 		if h.Stanza == "" {
 			return s, errs.New(errs.OptionRequired, "role '%s' needs a stanza", h.Role)
 		}
-		if err := a.locks().Stopped(a.stanza()); err != nil {
-			return s, err
-		}
 	case remote.RoleRestore, remote.RoleAdmin:
 	default:
 		return s, wrongRole(h, config.CmdServer, remote.RoleArchive, remote.RoleRestore, remote.RoleAdmin)
+	}
+	if len(args.Locks) > 0 && h.Role != remote.RoleAdmin {
+		return s, errs.New(errs.Access, "role '%s' may not lock anything", h.Role)
+	}
+	// A server that recovers needs what is in the archive, whatever is stopped.
+	if len(args.Locks) > 0 || h.Role == remote.RoleArchive && h.Command != config.CmdArchiveGet.String() {
+		if err := a.locks().Stopped(a.stanza()); err != nil {
+			return s, err
+		}
 	}
 	st, err := posix.New(a.cfg.String(config.OptRepoPath, n), posix.Refuse)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,7 +222,7 @@ func (a *app) serverService(_ context.Context, h protocol.Hello, who grantee) (s
 		}, h.Role == remote.RoleAdmin)
 	}
 	s.Close = st.Close
-	return s, nil
+	return a.holding(ctx, s, args.Locks, []int{n})
 }
 
 // serveStdio serves the one client that sshd has started this process for. What it may do
@@ -214,6 +233,9 @@ func (a *app) serveStdio(ctx context.Context) error {
 		return errs.WithHint(errs.New(errs.OptionRequired, "%s command requires option: role", a.cfg.Command),
 			"with --stdio the client may do what --role says; pgx ssh-setup prints the line for authorized_keys")
 	}
+	// A client that is gone is an error of the next write, not the end of this process: what
+	// the session has open is to be cleaned up.
+	signal.Ignore(syscall.SIGPIPE)
 	t, err := protocol.Stdio()
 	if err != nil {
 		return err

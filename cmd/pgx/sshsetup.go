@@ -112,7 +112,7 @@ func (e *entrance) describe(ctx context.Context, b *strings.Builder) error {
 	if err != nil {
 		here = "this host"
 	}
-	me := e.app.peers.user
+	me, _ := e.app.peers.me()
 	fmt.Fprintf(b, "# %s: %s of %s logs in to %s as %s\n\n", e.option(e.n), me, here, setup.Host, setup.User)
 
 	key := setup.PublicKey

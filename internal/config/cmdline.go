@@ -9,6 +9,7 @@ import (
 // arguments is what a command line says.
 type arguments struct {
 	command  Command
+	async    bool // the part of an archive command that stays in the background
 	params   []string
 	help     bool // the help command, --help beside another, or nothing at all
 	helpWord bool // the help command: parameters are its own
@@ -70,8 +71,10 @@ func parseArguments(args []string, dropIn bool) (arguments, error) {
 			helpWord = true
 			continue
 		}
-		// Roles name pgBackRest's own child processes, of which there are none here.
-		if hasRole {
+		// Roles are those of pgBackRest's child processes. We have the one that archives in the
+		// background.
+		a.async = hasRole && role == "async" && !helpWord && (c == CmdArchivePush || c == CmdArchiveGet)
+		if hasRole && !a.async {
 			return a, roleError(arg, role, helpWord)
 		}
 		a.command = c

@@ -37,6 +37,7 @@ type Input struct {
 // Config is the resolved configuration of one command.
 type Config struct {
 	Command Command  // CmdHelp also for --help and for no arguments at all
+	Async   bool     // archive-push:async or archive-get:async: the worker in the background
 	Params  []string // what stands behind the command
 	// Warnings for the operator, in the order they came up; hints follow on lines of
 	// their own that begin with HINT.
@@ -93,7 +94,7 @@ func (l *loader) load() error {
 		l.cfg.Command = a.command
 	}
 	l.target = l.cfg.Command
-	l.cfg.Params = a.params
+	l.cfg.Params, l.cfg.Async = a.params, a.async
 	if err != nil {
 		return err
 	}

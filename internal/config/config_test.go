@@ -387,8 +387,7 @@ func TestNotYet(t *testing.T) {
 		{"info --repo2-type=cifs --repo2-path=/x --repo1-path=/y --repo=1", "", ""},
 		{"check --backup-standby", "option 'backup-standby' = 'y' is not supported yet: use n, files are then copied from the primary (command line)", ""},
 		{"check --backup-standby=prefer", "", "option 'backup-standby' = 'prefer' is not supported yet: files are copied from the primary (command line)"},
-		{"archive-push x --stanza=x --archive-async", "", "option 'archive-async' = 'y' is not supported yet: each segment is handled while PostgreSQL waits, which is slower and just as safe (command line)"},
-		{"archive-push x --stanza=x --no-archive-async", "", ""},
+		{"archive-push x --stanza=x --archive-async", "", ""},
 		{"restore --stanza=x --pg1-path=/x --pg-version-force=15", "option 'pg-version-force' = '15' is not supported yet: only the versions of PostgreSQL itself are known (command line)", ""},
 		{"expire --stanza=x --repo1-retention-full=1", "command 'expire' is not supported yet", ""},
 	} {

@@ -89,7 +89,14 @@ func TestPeerStartsHelper(t *testing.T) {
 				t.Errorf("%s gives %s", program, got)
 			}
 		}
-		if _, got := tell(program, "/nowhere", "archive-push:async"); got != "[048]: invalid command/role combination 'archive-push:async'" {
+		// What we start ourselves.
+		for _, command := range []string{"archive-push", "archive-get"} {
+			c := load(t, config.Input{Program: program, Args: []string{"--no-config", "--stanza=x", "--pg1-path=/x", command + ":async", "/x/pg_wal"}})
+			if !c.Async || c.Command.String() != command {
+				t.Errorf("%s: %s:async is %s", program, command, c.Command)
+			}
+		}
+		if _, got := tell(program, "/nowhere", "backup:async"); got != "[048]: invalid command/role combination 'backup:async'" {
 			t.Errorf("async gives %s", got)
 		}
 	}

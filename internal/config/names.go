@@ -13,6 +13,7 @@ const (
 	OptAllowRoot
 	OptAnnotation
 	OptArchiveAsync
+	OptArchiveAsyncIdle
 	OptArchiveCheck
 	OptArchiveCopy
 	OptArchiveExpireBefore

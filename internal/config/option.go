@@ -114,6 +114,7 @@ type need struct {
 	option    Option
 	values    []string
 	otherwise string
+	peer      bool // only when called as pgbackrest
 }
 
 type commandNeed struct {

@@ -133,6 +133,9 @@ func (l *loader) resolveOne(o Option, index int) (value, error) {
 	v := value{negate: g.negate, reset: g.reset}
 
 	need := row.need(l.target)
+	if need != nil && need.peer && !l.dropIn {
+		need = nil
+	}
 	matched := ""
 	var needed Option
 	if need != nil {
