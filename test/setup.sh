@@ -43,6 +43,12 @@ apt_packages() {
 		-o Dpkg::Options::=--force-confold "${missing[@]}" >&2
 }
 
+# sshd without PAM lets nobody in whose account is locked, as Debian's postgres is. * is a
+# password that nobody has.
+unlock_postgres() {
+	case $(getent shadow postgres | cut -d: -f2) in '!'*) usermod --password '*' postgres ;; esac
+}
+
 # Programs of another Debian release, unpacked below a directory and pointed at
 # the libc that came with them: no chroot, and nothing of this machine changes.
 debian_suite() {
@@ -113,10 +119,12 @@ for what in "$@"; do
 	case $what in
 	demo)
 		apt_packages postgresql-15 postgresql-client-15 pgbackrest openssh-server openssh-client iproute2
+		unlock_postgres
 		;;
 	test | bench)
 		apt_packages postgresql-15 postgresql-client-15 pgbackrest pgbouncer patchelf zstd strace gcc libc6-dev nodejs \
 			openssh-server openssh-client iproute2 iptables iputils-ping systemd
+		unlock_postgres
 		command -v npm >/dev/null || apt_packages npm
 		debian_suite bullseye "$home/pg/13" postgresql-13
 		debian_suite trixie "$home/pg/17" postgresql-17

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,37 +26,72 @@ const (
 	restore     = "restore"
 	archivePush = "archive-push"
 	archiveGet  = "archive-get"
+
+	remoteBackup  = "ssh backup"
+	remoteRestore = "ssh restore"
+	remotePush    = "ssh archive-push"
+	residentPush  = "server archive-push" // of pgx; pgbackrest has no server for SSH, so it is its remotePush
 )
 
-var operations = []string{backup, restore, archivePush, archiveGet}
+var operations = []string{backup, restore, archivePush, archiveGet, remoteBackup, remoteRestore, remotePush, residentPush}
 
 const stanza = "bench"
 
 // tool is a program that takes pgbackrest's command line.
 type tool struct{ name, path string }
 
-// contest is one round of one tool with one codec, in a new repository.
+// contest is one tool with one codec, in a new repository.
 type contest struct {
 	*tool
 	settings
-	codec  string
-	dir    string // made and removed by run
-	server *server
-	wal    []string // paths of full segments
-	m      measurer
+	codec    string
+	dir      string // made by prepare
+	server   *server
+	hosts    *hosts   // nil: the repository is on the host of the server
+	resident bool     // the repository host is asked through its resident server
+	wal      []string // paths of full segments
+	m        measurer
 }
 
-// run gives a sample for each of operations.
+// discard gives back the space that the contest has used. The files stay, empty, until all
+// is over: ext4 does not use the inode of a removed file again for a while and can search long
+// for another, at the cost of the contest that comes next.
+func (c contest) discard() error {
+	err := filepath.WalkDir(c.dir, func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			err = os.Truncate(name, 0)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	done, err := os.MkdirTemp(filepath.Dir(c.dir), "done-")
+	if err != nil {
+		return err
+	}
+	return os.Rename(c.dir, filepath.Join(done, filepath.Base(c.dir)))
+}
+
+// step is one operation of a contest.
+type step struct {
+	operation string
+	measure   func(context.Context) (sample, error)
+}
+
+// run gives a sample for each operation.
 func (c contest) run(ctx context.Context) (results map[string]sample, err error) {
-	defer func() { err = errors.Join(err, os.RemoveAll(c.dir)) }()
+	defer func() { err = errors.Join(err, c.discard()) }()
 	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}
+	// restore and archive-get need what is stored before.
+	steps := []step{{archivePush, c.push}, {backup, c.backup}, {restore, c.restore}, {archiveGet, c.get}}
+	if c.hosts != nil {
+		steps = []step{{remoteBackup, c.backup}, {remoteRestore, c.restore}}
+	}
 	results = map[string]sample{}
-	for _, one := range []struct { // restore and archive-get need what is stored before
-		operation string
-		measure   func(context.Context) (sample, error)
-	}{{archivePush, c.push}, {backup, c.backup}, {restore, c.restore}, {archiveGet, c.get}} {
+	for _, one := range steps {
 		if results[one.operation], err = one.measure(ctx); err != nil {
 			return nil, err
 		}
@@ -63,30 +99,75 @@ func (c contest) run(ctx context.Context) (results map[string]sample, err error)
 	return results, nil
 }
 
+// The configurations of the two hosts. Without hosts they are the same.
+const (
+	repoHost = "repo.conf"
+	pgHost   = "pg.conf"
+)
+
 func (c contest) prepare(ctx context.Context) error {
 	if err := c.m.mkdir(c.dir); err != nil {
 		return err
 	}
-	lines := []string{
-		"[global]", "repo1-path=" + c.path("repo"), "log-path=" + c.path("log"), "lock-path=" + c.path("lock"),
-		"spool-path=" + c.path("spool"), "log-level-file=off", "log-level-console=warn", "repo1-retention-full=2",
+	global := []string{
+		"spool-path=" + c.path("spool"), "log-path=" + c.path("log"), "log-level-file=off", "log-level-console=warn",
 		"start-fast=y", "archive-check=n", "compress-type=" + c.codec, fmt.Sprintf("process-max=%d", c.processMax),
 	}
-	lines = append(lines, c.options...)
-	lines = append(lines, "", "["+stanza+"]", "pg1-path="+c.server.data, "pg1-user=postgres",
-		fmt.Sprintf("pg1-port=%d", c.server.port), "pg1-socket-path="+c.server.socketDir, "")
-	if err := c.m.writeFile(c.path("conf"), []byte(strings.Join(lines, "\n"))); err != nil {
-		return err
+	global = append(global, c.options...)
+	repository := []string{"repo1-path=" + c.path("repo"), "repo1-retention-full=2"}
+	cluster := []string{
+		"pg1-user=postgres", fmt.Sprintf("pg1-port=%d", c.server.port), "pg1-socket-path=" + c.server.socketDir,
 	}
-	_, err := c.measure(ctx, "stanza-create")
+	content := map[string][2][]string{repoHost: {repository, cluster}}
+	if c.hosts != nil {
+		repoPort := c.hosts.port
+		if c.resident {
+			repoPort = c.hosts.residentPort
+		}
+		content = map[string][2][]string{
+			repoHost: {repository, c.other("pg1", c.hosts.port, pgHost)},
+			pgHost:   {c.other("repo1", repoPort, repoHost), cluster},
+		}
+	}
+	for name, x := range content {
+		lines := slices.Concat([]string{"[global]", "lock-path=" + c.path("lock-"+name)}, global, x[0],
+			[]string{"", "[" + stanza + "]", "pg1-path=" + c.server.data}, x[1], []string{""})
+		if err := c.m.writeFile(c.path(name), []byte(strings.Join(lines, "\n"))); err != nil {
+			return err
+		}
+	}
+	_, err := c.measure(ctx, repoHost, "stanza-create")
 	return err
+}
+
+// other is how one host reaches the other.
+func (c contest) other(prefix string, port int, config string) []string {
+	return []string{
+		prefix + "-host=" + address, prefix + "-host-user=" + c.hosts.user, fmt.Sprintf("%s-host-port=%d", prefix, port),
+		prefix + "-host-cmd=" + c.tool.path, prefix + "-host-config=" + c.path(config),
+	}
+}
+
+// between says for messages that there are two hosts.
+func (c contest) between() string {
+	if c.hosts == nil {
+		return ""
+	}
+	return ", between hosts"
 }
 
 func (c contest) path(name string) string { return filepath.Join(c.dir, name) }
 
-func (c contest) measure(ctx context.Context, args ...string) (sample, error) {
-	args = append([]string{"--config=" + c.path("conf"), "--stanza=" + stanza}, args...)
-	return c.m.run(ctx, c.tool.path, args...)
+// measure runs the tool on a host.
+func (c contest) measure(ctx context.Context, host string, args ...string) (sample, error) {
+	if c.hosts == nil {
+		host = repoHost
+	}
+	common := []string{"--config=" + c.path(host), "--stanza=" + stanza}
+	if c.hosts != nil {
+		common = append(common, c.hosts.options(c.name)...)
+	}
+	return c.m.run(ctx, c.tool.path, append(common, args...)...)
 }
 
 func (c contest) backup(ctx context.Context) (sample, error) {
@@ -94,7 +175,7 @@ func (c contest) backup(ctx context.Context) (sample, error) {
 	if _, err := c.server.query(ctx, "checkpoint"); err != nil {
 		return sample{}, err
 	}
-	s, err := c.measure(ctx, "backup", "--type=full")
+	s, err := c.measure(ctx, repoHost, "backup", "--type=full")
 	if err != nil {
 		return s, err
 	}
@@ -107,7 +188,7 @@ func (c contest) restore(ctx context.Context) (sample, error) {
 	if err := c.m.mkdir(to); err != nil {
 		return sample{}, err
 	}
-	s, err := c.measure(ctx, "restore", "--pg1-path="+to)
+	s, err := c.measure(ctx, pgHost, "restore", "--pg1-path="+to)
 	if err != nil {
 		return s, err
 	}
@@ -120,7 +201,7 @@ func (c contest) restore(ctx context.Context) (sample, error) {
 func (c contest) push(ctx context.Context) (sample, error) {
 	var all samples
 	for _, segment := range c.wal {
-		s, err := c.measure(ctx, archivePush, segment)
+		s, err := c.measure(ctx, pgHost, archivePush, segment)
 		if err != nil {
 			return s, err
 		}
@@ -135,20 +216,25 @@ func (c contest) push(ctx context.Context) (sample, error) {
 func (c contest) get(ctx context.Context) (sample, error) {
 	var all samples
 	for _, segment := range c.wal {
-		to := c.path("segment")
-		s, err := c.measure(ctx, archiveGet, filepath.Base(segment), to)
-		if err == nil {
-			err = same(segment, to)
-		}
+		s, err := c.getOne(ctx, segment)
 		if err != nil {
 			return s, err
 		}
 		all = append(all, s)
-		if err := os.Remove(to); err != nil {
-			return s, err
-		}
 	}
 	return all.each(), nil
+}
+
+func (c contest) getOne(ctx context.Context, segment string) (sample, error) {
+	to := c.path("segment")
+	s, err := c.measure(ctx, pgHost, archiveGet, filepath.Base(segment), to)
+	if err == nil {
+		err = same(segment, to)
+	}
+	if err != nil {
+		return s, err
+	}
+	return s, os.Remove(to)
 }
 
 // sizeOf gives the bytes in the files below dir.

@@ -2,9 +2,10 @@
 
 // Command bench compares pgx with pgbackrest on one PostgreSQL cluster in one run:
 // full backups and restores with each codec, archive-push and archive-get of full WAL
-// segments. Each round measures both programs, one directly after the other, and the next
-// round in the other order, so what disturbs the machine disturbs both. `make bench` runs
-// it; see -h for what can be set.
+// segments; then between two hosts, over a real sshd on this machine, backups,
+// restores and archive-push, of pgx also to a resident server. Each round measures both
+// programs, one directly after the other, and the next round in the other order, so what
+// disturbs the machine disturbs both. `make bench` runs it; see -h for what can be set.
 //
 // All files were read or written shortly before and are in the page cache; the disk is
 // synced before each measurement. Backups do not wait for WAL (archive-check=n), for
@@ -38,10 +39,19 @@ type settings struct {
 	rounds     int
 	segments   int // WAL segments pushed and fetched
 	processMax int
-	codecs     []string
+	parts      []string
+	codecs     []string // of the local part
+	far        []string // codecs of the remote part
+	pairs      int      // of archive-push in the remote part
 	options    []string // added to the configuration of both programs
 	json       string
 }
+
+// The parts of the benchmark.
+const (
+	local  = "local"
+	remote = "remote"
+)
 
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == measureArg {
@@ -66,7 +76,7 @@ func main() {
 
 func parse(args []string) (settings, error) {
 	var s settings
-	var codecs string
+	var parts, codecs, far string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&s.pgx, "pgx", "bin/pgx", "`path` of pgx")
 	f.StringVar(&s.peer, "pgbackrest", filepath.Join(home(), "pg/18/root/usr/bin/pgbackrest"), "`path` of pgbackrest")
@@ -76,7 +86,10 @@ func parse(args []string) (settings, error) {
 	f.IntVar(&s.rounds, "rounds", 3, "`number` of rounds; medians are shown")
 	f.IntVar(&s.segments, "segments", 8, "`number` of WAL segments to push and to fetch")
 	f.IntVar(&s.processMax, "process-max", runtime.NumCPU(), "`number` of processes of a backup or restore")
-	f.StringVar(&codecs, "codecs", "none,lz4,zst,gz", "compress types, `list` with commas")
+	f.StringVar(&parts, "parts", "local,remote", "what to measure, `list` with commas")
+	f.StringVar(&codecs, "codecs", "none,lz4,zst,gz", "compress types of the local part, `list` with commas")
+	f.StringVar(&far, "remote-codecs", "none,lz4,zst", "compress types of the remote part, `list` with commas")
+	f.IntVar(&s.pairs, "pairs", 15, "`number` of WAL segments that both push between hosts")
 	f.Func("option", "`key=value` for the configuration of both programs, may be repeated", func(o string) error {
 		if !strings.Contains(o, "=") {
 			return errors.New("key=value expected")
@@ -91,14 +104,21 @@ func parse(args []string) (settings, error) {
 	if f.NArg() > 0 {
 		return s, fmt.Errorf("unexpected argument '%s'", f.Arg(0))
 	}
-	s.codecs = strings.Split(codecs, ",")
-	for _, c := range s.codecs {
-		if !slices.Contains([]string{"none", "lz4", "zst", "gz", "bz2"}, c) {
-			return s, fmt.Errorf("unknown compress type '%s' in -codecs", c)
+	types := []string{"none", "lz4", "zst", "gz", "bz2"}
+	for _, l := range []struct {
+		flag, given string
+		known       []string
+		list        *[]string
+	}{{"parts", parts, []string{local, remote}, &s.parts}, {"codecs", codecs, types, &s.codecs}, {"remote-codecs", far, types, &s.far}} {
+		*l.list = strings.Split(l.given, ",")
+		for _, x := range *l.list {
+			if !slices.Contains(l.known, x) {
+				return s, fmt.Errorf("unknown '%s' in -%s: it can be %s", x, l.flag, strings.Join(l.known, ", "))
+			}
 		}
 	}
-	if s.megabytes < 1 || s.rounds < 1 || s.segments < 1 || s.processMax < 1 {
-		return s, errors.New("-size, -rounds, -segments and -process-max must be at least 1")
+	if s.megabytes < 1 || s.rounds < 1 || s.segments < 1 || s.processMax < 1 || s.pairs < 1 {
+		return s, errors.New("-size, -rounds, -segments, -process-max and -pairs must be at least 1")
 	}
 	for _, program := range []struct{ path, hint string }{
 		{s.pgx, "run 'make build', or give its path with -pgx"},
@@ -143,7 +163,7 @@ func bench(ctx context.Context, s settings) (err error) {
 	if err := server.fill(ctx, s.megabytes); err != nil {
 		return err
 	}
-	wal, err := server.keepSegments(ctx, s.segments, filepath.Join(root, "wal"))
+	wal, err := server.keepSegments(ctx, max(s.segments, s.pairs), filepath.Join(root, "wal"))
 	if err != nil {
 		return err
 	}
@@ -156,14 +176,38 @@ func bench(ctx context.Context, s settings) (err error) {
 		{name: pgxName, path: filepath.Join(root, "pgx")},
 		{name: peerName, path: s.peer},
 	}
-	for round := range s.rounds {
-		for _, codec := range s.codecs {
-			fmt.Fprintf(os.Stderr, "round %d of %d, %s\n", round+1, s.rounds, codec)
+	common := contest{settings: s, dir: filepath.Join(root, "run"), server: server, m: m}
+	if slices.Contains(s.parts, local) {
+		common.wal = wal[len(wal)-s.segments:]
+		if err := rounds(ctx, common, tools, s.codecs, report); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(s.parts, remote) {
+		common.wal = wal[len(wal)-s.pairs:]
+		if err := betweenHosts(ctx, common, tools, report); err != nil {
+			return err
+		}
+	}
+	report.table(os.Stdout)
+	if s.json == "" {
+		return nil
+	}
+	return report.write(s.json)
+}
+
+// rounds runs contests, the next round in the other order.
+func rounds(ctx context.Context, common contest, tools []*tool, codecs []string, report *report) error {
+	tools = slices.Clone(tools)
+	for round := range common.rounds {
+		for _, codec := range codecs {
+			fmt.Fprintf(os.Stderr, "round %d of %d, %s%s\n", round+1, common.rounds, codec, common.between())
 			for _, t := range tools {
-				c := contest{tool: t, codec: codec, dir: filepath.Join(root, "run"), settings: s, server: server, wal: wal, m: m}
+				c := common
+				c.tool, c.codec = t, codec
 				results, err := c.run(ctx)
 				if err != nil {
-					return fmt.Errorf("%s, compress type %s: %w", t.name, codec, err)
+					return fmt.Errorf("%s, compress type %s%s: %w", t.name, codec, c.between(), err)
 				}
 				for operation, sample := range results {
 					report.add(operation, codec, t.name, sample)
@@ -172,11 +216,7 @@ func bench(ctx context.Context, s settings) (err error) {
 		}
 		slices.Reverse(tools)
 	}
-	report.table(os.Stdout)
-	if s.json == "" {
-		return nil
-	}
-	return report.write(s.json)
+	return nil
 }
 
 // account is who everything but this program runs as: postgres when we are root.
@@ -202,13 +242,13 @@ func newAccount(dir string) (account, error) {
 }
 
 // command prepares a program run by the account, in English and without the variables
-// of ours that PostgreSQL and the two programs would take for settings.
+// of ours that PostgreSQL, the two programs and ssh would take for settings.
 func (a account) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = a.attr
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "PG") && !strings.HasPrefix(v, "LC_") && !strings.HasPrefix(v, "LANG") {
+		if !slices.ContainsFunc([]string{"PG", "LC_", "LANG", "SSH_"}, func(p string) bool { return strings.HasPrefix(v, p) }) {
 			cmd.Env = append(cmd.Env, v)
 		}
 	}

@@ -17,8 +17,8 @@ import (
 // sample is what one run of a program took.
 type sample struct {
 	Wall   float64 `json:"wall_s"`       // until the program itself ended, seconds
-	CPU    float64 `json:"cpu_s"`        // user and system, of it and all its descendants, seconds
-	RSS    int64   `json:"max_rss"`      // of the largest process, bytes
+	CPU    float64 `json:"cpu_s"`        // user and system, of it, its descendants and services, seconds
+	RSS    int64   `json:"max_rss"`      // of the largest process that is not of a service, bytes
 	Stored int64   `json:"stored_bytes"` // in the repository or the restored directory; 0: not of interest
 }
 
@@ -41,11 +41,30 @@ func (all samples) each() sample {
 // process that has not called execve yet, so that parent has to be small.
 type measurer struct {
 	account
-	self string // this program, where the account may run it
-	log  string // file for what the measured program prints
+	self     string // this program, where the account may run it
+	log      string // file for what the measured program prints
+	services *group // whose work is the measured program's, too; nil: there are none
 }
 
-func (m measurer) run(ctx context.Context, program string, args ...string) (s sample, err error) {
+func (m measurer) run(ctx context.Context, program string, args ...string) (sample, error) {
+	if m.services == nil {
+		return m.runTree(ctx, program, args...)
+	}
+	before, err := m.services.cpu(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	s, err := m.runTree(ctx, program, args...)
+	if err != nil {
+		return s, err
+	}
+	after, err := m.services.cpu(ctx)
+	s.CPU += after - before
+	return s, err
+}
+
+// runTree measures the program and its descendants.
+func (m measurer) runTree(ctx context.Context, program string, args ...string) (s sample, err error) {
 	unix.Sync() // what earlier runs wrote is not to be written during this one
 	log, err := os.Create(m.log)
 	if err != nil {

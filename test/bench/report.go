@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -27,6 +28,8 @@ type report struct {
 	Programs   []string  `json:"programs"` // versions, pgx first
 	Size       int64     `json:"size_mb"`
 	ProcessMax int       `json:"process_max"`
+	Rounds     int       `json:"rounds"`
+	Pairs      int       `json:"pairs"` // of archive-push between hosts
 	Options    []string  `json:"options,omitempty"`
 	RSSFloor   int64     `json:"max_rss_floor"` // bytes shown for a program that needs none
 	Rows       []*row    `json:"results"`
@@ -46,6 +49,8 @@ type row struct {
 // two measurements of one round were made under the same conditions. 0: unknown.
 type ratio struct {
 	Wall   float64 `json:"wall"`
+	Low    float64 `json:"wall_quartile_1"`
+	High   float64 `json:"wall_quartile_3"`
 	CPU    float64 `json:"cpu"`
 	RSS    float64 `json:"max_rss"`
 	Stored float64 `json:"stored"`
@@ -54,7 +59,7 @@ type ratio struct {
 func newReport(ctx context.Context, m measurer, s settings, server *server) (*report, error) {
 	r := &report{
 		Date: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), CPUs: runtime.NumCPU(), PostgreSQL: server.version,
-		Size: s.megabytes, ProcessMax: s.processMax, Options: s.options,
+		Size: s.megabytes, ProcessMax: s.processMax, Rounds: s.rounds, Pairs: s.pairs, Options: s.options,
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -107,7 +112,11 @@ func (r *report) summarize() {
 				Stored: int64(all.median(stored)),
 			}
 		}
-		x.Ratio = ratio{x.ratio(wall), x.ratio(cpu), x.ratio(rss), x.ratio(stored)}
+		walls := x.ratios(wall)
+		x.Ratio = ratio{
+			Wall: median(walls), Low: quantile(walls, 0.25), High: quantile(walls, 0.75),
+			CPU: median(x.ratios(cpu)), RSS: median(x.ratios(rss)), Stored: median(x.ratios(stored)),
+		}
 	}
 }
 
@@ -124,24 +133,27 @@ func (all samples) median(of func(sample) float64) float64 {
 	return median(values)
 }
 
-func (x *row) ratio(of func(sample) float64) float64 {
-	var values []float64
+func (x *row) ratios(of func(sample) float64) (values []float64) {
 	for i, mine := range x.Samples[pgxName] {
 		if theirs := of(x.Samples[peerName][i]); theirs > 0 {
 			values = append(values, of(mine)/theirs)
 		}
 	}
-	return median(values)
+	return values
 }
 
-// median gives the middle value, the mean of the two in the middle, or 0 if there is none.
-func median(values []float64) float64 {
+func median(values []float64) float64 { return quantile(values, 0.5) }
+
+// quantile gives the value below which a part of them is, in a straight line between the two
+// next to it, or 0 if there is none.
+func quantile(values []float64, part float64) float64 {
 	if len(values) == 0 {
 		return 0
 	}
 	slices.Sort(values)
-	n := len(values)
-	return (values[(n-1)/2] + values[n/2]) / 2
+	whole, rest := math.Modf(part * float64(len(values)-1))
+	i := int(whole)
+	return values[i] + rest*(values[min(i+1, len(values)-1)]-values[i])
 }
 
 // table prints the medians and ratios.
@@ -150,12 +162,13 @@ func (r *report) table(w io.Writer) {
 	fmt.Fprintf(w, "%s and %s, PostgreSQL %s, %d MB, process-max %d\n%d x %s, Linux %s, %s\n\n", r.Programs[0], r.Programs[1],
 		r.PostgreSQL, r.Size, r.ProcessMax, r.CPUs, r.CPU, r.Kernel, r.Date.Format(time.DateTime))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\t\twall s\t\t\tCPU s\t\t\tRSS MB\t\t\tstored MB\t\t\t")
-	fmt.Fprintln(t, "\t\t"+strings.Repeat("pgx\tpgbackrest\tratio\t", 4))
+	fmt.Fprintln(t, "\t\twall s\t\t\t\tCPU s\t\t\tRSS MB\t\t\tstored MB\t\t\t")
+	fmt.Fprintln(t, "\t\tpgx\tpgbackrest\tratio\tquartiles\t"+strings.Repeat("pgx\tpgbackrest\tratio\t", 3))
 	for _, x := range r.Rows {
 		mine, theirs := x.Median[pgxName], x.Median[peerName]
-		fmt.Fprintf(t, "%s\t%s\t%.3f\t%.3f\t%.2f\t%.3f\t%.3f\t%.2f\t%.1f\t%.1f\t%.2f\t", x.Operation, x.Codec,
-			mine.Wall, theirs.Wall, x.Ratio.Wall, mine.CPU, theirs.CPU, x.Ratio.CPU, mb(mine.RSS), mb(theirs.RSS), x.Ratio.RSS)
+		fmt.Fprintf(t, "%s\t%s\t%.3f\t%.3f\t%.2f\t%.2f–%.2f\t%.3f\t%.3f\t%.2f\t%.1f\t%.1f\t%.2f\t", x.Operation, x.Codec,
+			mine.Wall, theirs.Wall, x.Ratio.Wall, x.Ratio.Low, x.Ratio.High, mine.CPU, theirs.CPU, x.Ratio.CPU,
+			mb(mine.RSS), mb(theirs.RSS), x.Ratio.RSS)
 		if mine.Stored+theirs.Stored > 0 {
 			fmt.Fprintf(t, "%.1f\t%.1f\t%.2f\t\n", mb(mine.Stored), mb(theirs.Stored), x.Ratio.Stored)
 		} else {
@@ -163,9 +176,12 @@ func (r *report) table(w io.Writer) {
 		}
 	}
 	_ = t.Flush() // as for every print to standard output
-	fmt.Fprintf(w, "\nMedians of %d rounds; a ratio is the median of those of the rounds, pgx / pgbackrest: below 1 pgx takes less.\n"+
-		"CPU is that of all processes, RSS that of the largest (%.1f MB for one that needs nothing).\n"+
-		"archive-push and archive-get: for one segment.\n", len(r.Rows[0].Samples[pgxName]), mb(r.RSSFloor))
+	fmt.Fprintf(w, "\nMedians of %d rounds, of archive-push between hosts %d; a ratio is the median of those of the rounds,\n"+
+		"pgx / pgbackrest, with quartiles: below 1 pgx takes less.\n"+
+		"CPU is that of all processes; of ssh and server also what sshd, what it starts and the server take, on both hosts.\n"+
+		"RSS is that of the largest process (%.1f MB for one that needs nothing), of those that sshd starts none.\n"+
+		"archive-push and archive-get: for one segment. server: pgx to its resident server, pgbackrest over ssh.\n",
+		r.Rounds, r.Pairs, mb(r.RSSFloor))
 }
 
 func mb(bytes int64) float64 { return float64(bytes) / (1 << 20) }

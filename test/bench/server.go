@@ -181,7 +181,7 @@ func (s *server) keepSegments(ctx context.Context, n int, dir string) ([]string,
 	found = slices.DeleteFunc(found, func(name string) bool { return filepath.Base(name) >= current })
 	slices.Sort(found)
 	if len(found) < n {
-		return nil, fmt.Errorf("there are only %d full WAL segments: more data (-size) or fewer -segments", len(found))
+		return nil, fmt.Errorf("there are only %d full WAL segments: more data (-size) or fewer -segments and -pairs", len(found))
 	}
 	found = found[len(found)-n:]
 	for i, name := range found {
