@@ -3,12 +3,15 @@
 package main
 
 import (
+	"encoding/xml"
 	"errors"
+	"io"
 	"io/fs"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -119,5 +122,100 @@ func TestMissingProgram(t *testing.T) {
 	}
 	if _, err := parse([]string{"-codecs", "lz4,rar"}); err == nil || !strings.Contains(err.Error(), "'rar'") {
 		t.Error(err)
+	}
+}
+
+// PostgreSQL sees what the command ends with, and the log has each run.
+func TestTime(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "times")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{"0", "7"} {
+		cmd := exec.Command(self, timeArg, log, "--", "/bin/sh", "-c", "exit "+code)
+		cmd.Env = append(os.Environ(), asProgram+"=y")
+		_ = cmd.Run() // what it ends with is the next line's
+		if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != code {
+			t.Errorf("ended with %s, not with %s", got, code)
+		}
+	}
+	times, err := readTimes(log)
+	if err != nil || len(times) != 2 || times[0].code != 0 || times[1].code != 7 || times[0].seconds <= 0 {
+		t.Errorf("read %v, %v", times, err)
+	}
+}
+
+// asProgram in the environment makes the test the program itself.
+const asProgram = "PGX_BENCH_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestRecoveryTime(t *testing.T) {
+	const begin = "12.250 LOG:  database system was shut down at 2026-11-21 09:13:36 UTC\n"
+	const end = "14.000 LOG:  archive recovery complete\n"
+	for _, test := range []struct {
+		log      string
+		want     float64
+		complete bool
+	}{{"", 0, false}, {begin, 0, false}, {"11.0 LOG:  listening\n" + begin + "13.0 LOG:  redo starts at 0/A0000A0\n" + end, 1.75, true}} {
+		if got, complete, err := recoveryTime(test.log); got != test.want || complete != test.complete || err != nil {
+			t.Errorf("of %q: %v, %v, %v", test.log, got, complete, err)
+		}
+	}
+}
+
+func TestScale(t *testing.T) {
+	for _, test := range []struct{ most, step, end float64 }{
+		{0, 0.2, 1}, {1, 0.2, 1}, {7, 2, 8}, {40, 10, 40}, {61.3, 20, 80}, {200, 50, 200}, {5.01, 1, 6},
+	} {
+		if step, end := scale(test.most); math.Abs(step-test.step) > 1e-9 || math.Abs(end-test.end) > 1e-9 {
+			t.Errorf("to %v: marks every %v up to %v", test.most, step, end)
+		}
+	}
+}
+
+// The picture is well-formed and shows, of three rounds, the one in the middle.
+func TestDraw(t *testing.T) {
+	f := findings{Segments: 3}
+	for _, wait := range []float64{9, 3, 1} {
+		for _, load := range []string{backlogCurve, steadyCurve} {
+			f.addCurve(load, pgxName, curve{{0, 3}, {wait, 1}, {wait + 1, 0}})
+			f.addCurve(load, peerName, curve{{0, 3}, {2 * wait, 0}})
+		}
+	}
+	if got := middle(f.Curves[backlogCurve][pgxName]); got.end() != 4 || got.area() != 10 || got.most() != 3 {
+		t.Errorf("in the middle is %v", got)
+	}
+	name := filepath.Join(t.TempDir(), pictureName)
+	if err := f.draw(name); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	lines := 0
+	for d := xml.NewDecoder(file); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "polyline" {
+			lines++
+		}
+	}
+	if lines != 4 {
+		t.Errorf("%d lines are drawn", lines)
 	}
 }

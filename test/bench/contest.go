@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,7 @@ type contest struct {
 	hosts    *hosts   // nil: the repository is on the host of the server
 	resident bool     // the repository host is asked through its resident server
 	wal      []string // paths of full segments
+	store    string   // the repository's directory; "": one in dir
 	m        measurer
 }
 
@@ -105,7 +107,17 @@ const (
 	pgHost   = "pg.conf"
 )
 
-func (c contest) prepare(ctx context.Context) error {
+// prepare makes the stanza; options are of the command that does.
+func (c contest) prepare(ctx context.Context, options ...string) error {
+	if err := c.configure(); err != nil {
+		return err
+	}
+	_, err := c.measure(ctx, repoHost, append([]string{"stanza-create"}, options...)...)
+	return err
+}
+
+// configure makes the directory and the configurations in it.
+func (c contest) configure() error {
 	if err := c.m.mkdir(c.dir); err != nil {
 		return err
 	}
@@ -114,7 +126,7 @@ func (c contest) prepare(ctx context.Context) error {
 		"start-fast=y", "archive-check=n", "compress-type=" + c.codec, fmt.Sprintf("process-max=%d", c.processMax),
 	}
 	global = append(global, c.options...)
-	repository := []string{"repo1-path=" + c.path("repo"), "repo1-retention-full=2"}
+	repository := []string{"repo1-path=" + c.repository(), "repo1-retention-full=2"}
 	cluster := []string{
 		"pg1-user=postgres", fmt.Sprintf("pg1-port=%d", c.server.port), "pg1-socket-path=" + c.server.socketDir,
 	}
@@ -136,9 +148,10 @@ func (c contest) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := c.measure(ctx, repoHost, "stanza-create")
-	return err
+	return nil
 }
+
+func (c contest) repository() string { return cmp.Or(c.store, c.path("repo")) }
 
 // other is how one host reaches the other.
 func (c contest) other(prefix string, port int, config string) []string {
@@ -160,6 +173,11 @@ func (c contest) path(name string) string { return filepath.Join(c.dir, name) }
 
 // measure runs the tool on a host.
 func (c contest) measure(ctx context.Context, host string, args ...string) (sample, error) {
+	return c.m.run(ctx, c.tool.path, c.args(host, args...)...)
+}
+
+// args are the arguments that have the tool run a command on a host.
+func (c contest) args(host string, command ...string) []string {
 	if c.hosts == nil {
 		host = repoHost
 	}
@@ -167,7 +185,7 @@ func (c contest) measure(ctx context.Context, host string, args ...string) (samp
 	if c.hosts != nil {
 		common = append(common, c.hosts.options(c.name)...)
 	}
-	return c.m.run(ctx, c.tool.path, append(common, args...)...)
+	return append(common, command...)
 }
 
 func (c contest) backup(ctx context.Context) (sample, error) {
@@ -225,9 +243,9 @@ func (c contest) get(ctx context.Context) (sample, error) {
 	return all.each(), nil
 }
 
-func (c contest) getOne(ctx context.Context, segment string) (sample, error) {
+func (c contest) getOne(ctx context.Context, segment string, options ...string) (sample, error) {
 	to := c.path("segment")
-	s, err := c.measure(ctx, pgHost, archiveGet, filepath.Base(segment), to)
+	s, err := c.measure(ctx, pgHost, append(options, archiveGet, filepath.Base(segment), to)...)
 	if err == nil {
 		err = same(segment, to)
 	}

@@ -3,7 +3,8 @@
 // Command bench compares pgx with pgbackrest on one PostgreSQL cluster in one run:
 // full backups and restores with each codec, archive-push and archive-get of full WAL
 // segments; then between two hosts, over a real sshd on this machine, backups,
-// restores and archive-push, of pgx also to a resident server. Each round measures both
+// restores and archive-push, of pgx also to a resident server; then asynchronous archiving
+// between these hosts: a backlog, a busy server, and a recovery. Each round measures both
 // programs, one directly after the other, and the next round in the other order, so what
 // disturbs the machine disturbs both. `make bench` runs it; see -h for what can be set.
 //
@@ -14,6 +15,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -28,6 +30,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // settings is what the command line says.
@@ -39,23 +42,30 @@ type settings struct {
 	rounds     int
 	segments   int // WAL segments pushed and fetched
 	processMax int
+	async      asyncSettings
 	parts      []string
 	codecs     []string // of the local part
 	far        []string // codecs of the remote part
 	pairs      int      // of archive-push in the remote part
 	options    []string // added to the configuration of both programs
 	json       string
+	svg        string // directory for pictures
 }
 
 // The parts of the benchmark.
 const (
 	local  = "local"
 	remote = "remote"
+	async  = "async"
 )
 
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == measureArg {
 		measureMain(os.Args[2:])
+		return
+	}
+	if len(os.Args) > 4 && os.Args[1] == timeArg {
+		timeMain(os.Args[2], os.Args[4:])
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -77,16 +87,18 @@ func main() {
 func parse(args []string) (settings, error) {
 	var s settings
 	var parts, codecs, far string
+	var rounds, segments int
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&s.pgx, "pgx", "bin/pgx", "`path` of pgx")
 	f.StringVar(&s.peer, "pgbackrest", filepath.Join(home(), "pg/18/root/usr/bin/pgbackrest"), "`path` of pgbackrest")
-	f.StringVar(&s.dir, "dir", os.TempDir(), "`directory` on the file system to measure; needs six times the size")
+	f.StringVar(&s.dir, "dir", os.TempDir(), "`directory` on the file system to measure; needs six times the size, of async five times the segments")
 	f.IntVar(&s.major, "pg", 18, "`major` version of PostgreSQL")
 	f.Int64Var(&s.megabytes, "size", 500, "`MB` of generated data, indexes included")
-	f.IntVar(&s.rounds, "rounds", 3, "`number` of rounds; medians are shown")
-	f.IntVar(&s.segments, "segments", 8, "`number` of WAL segments to push and to fetch")
+	f.IntVar(&rounds, "rounds", 0, "`number` of rounds; medians are shown (default 3, of async 7)")
+	f.IntVar(&segments, "segments", 0, "`number` of WAL segments to push and to fetch (default 8, of async 200)")
+	f.DurationVar(&s.async.steady, "steady", time.Minute, "`time` that async loads a server for")
 	f.IntVar(&s.processMax, "process-max", runtime.NumCPU(), "`number` of processes of a backup or restore")
-	f.StringVar(&parts, "parts", "local,remote", "what to measure, `list` with commas")
+	f.StringVar(&parts, "parts", "local,remote,async", "what to measure, `list` with commas")
 	f.StringVar(&codecs, "codecs", "none,lz4,zst,gz", "compress types of the local part, `list` with commas")
 	f.StringVar(&far, "remote-codecs", "none,lz4,zst", "compress types of the remote part, `list` with commas")
 	f.IntVar(&s.pairs, "pairs", 15, "`number` of WAL segments that both push between hosts")
@@ -97,6 +109,7 @@ func parse(args []string) (settings, error) {
 		s.options = append(s.options, o)
 		return nil
 	})
+	f.StringVar(&s.svg, "svg", "", "`directory` to write the picture "+pictureName+" of async to")
 	f.StringVar(&s.json, "json", "", "`file` to write all measurements to")
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -109,7 +122,7 @@ func parse(args []string) (settings, error) {
 		flag, given string
 		known       []string
 		list        *[]string
-	}{{"parts", parts, []string{local, remote}, &s.parts}, {"codecs", codecs, types, &s.codecs}, {"remote-codecs", far, types, &s.far}} {
+	}{{"parts", parts, []string{local, remote, async}, &s.parts}, {"codecs", codecs, types, &s.codecs}, {"remote-codecs", far, types, &s.far}} {
 		*l.list = strings.Split(l.given, ",")
 		for _, x := range *l.list {
 			if !slices.Contains(l.known, x) {
@@ -117,8 +130,16 @@ func parse(args []string) (settings, error) {
 			}
 		}
 	}
+	s.rounds, s.async.rounds = cmp.Or(rounds, 3), cmp.Or(rounds, 7)
+	s.segments, s.async.segments = cmp.Or(segments, 8), cmp.Or(segments, 200)
 	if s.megabytes < 1 || s.rounds < 1 || s.segments < 1 || s.processMax < 1 || s.pairs < 1 {
 		return s, errors.New("-size, -rounds, -segments, -process-max and -pairs must be at least 1")
+	}
+	if s.async.steady < time.Second {
+		return s, errors.New("-steady must be at least 1s")
+	}
+	if info, err := os.Stat(s.svg); s.svg != "" && (err != nil || !info.IsDir()) {
+		return s, fmt.Errorf("'%s' of -svg is not a directory", s.svg) // not to learn it in the end
 	}
 	for _, program := range []struct{ path, hint string }{
 		{s.pgx, "run 'make build', or give its path with -pgx"},
@@ -154,21 +175,7 @@ func bench(ctx context.Context, s settings) (err error) {
 	}
 	m := measurer{account: u, self: filepath.Join(root, "bench"), log: filepath.Join(root, "output")}
 
-	fmt.Fprintf(os.Stderr, "making a PostgreSQL %d cluster of %d MB\n", s.major, s.megabytes)
-	server, err := newServer(ctx, u, s.major, filepath.Join(root, "data"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.stop()) }()
-	if err := server.fill(ctx, s.megabytes); err != nil {
-		return err
-	}
-	wal, err := server.keepSegments(ctx, max(s.segments, s.pairs), filepath.Join(root, "wal"))
-	if err != nil {
-		return err
-	}
-
-	report, err := newReport(ctx, m, s, server)
+	report, err := newReport(ctx, m, s)
 	if err != nil {
 		return err
 	}
@@ -176,16 +183,14 @@ func bench(ctx context.Context, s settings) (err error) {
 		{name: pgxName, path: filepath.Join(root, "pgx")},
 		{name: peerName, path: s.peer},
 	}
-	common := contest{settings: s, dir: filepath.Join(root, "run"), server: server, m: m}
-	if slices.Contains(s.parts, local) {
-		common.wal = wal[len(wal)-s.segments:]
-		if err := rounds(ctx, common, tools, s.codecs, report); err != nil {
+	common := contest{settings: s, dir: filepath.Join(root, "run"), m: m}
+	if slices.Contains(s.parts, local) || slices.Contains(s.parts, remote) {
+		if err := backups(ctx, common, tools, report); err != nil {
 			return err
 		}
 	}
-	if slices.Contains(s.parts, remote) {
-		common.wal = wal[len(wal)-s.pairs:]
-		if err := betweenHosts(ctx, common, tools, report); err != nil {
+	if slices.Contains(s.parts, async) {
+		if err := inBackground(ctx, common, tools, report); err != nil {
 			return err
 		}
 	}
@@ -194,6 +199,35 @@ func bench(ctx context.Context, s settings) (err error) {
 		return nil
 	}
 	return report.write(s.json)
+}
+
+// backups measures the parts that are about one cluster of a given size.
+func backups(ctx context.Context, common contest, tools []*tool, report *report) (err error) {
+	root := filepath.Dir(common.dir)
+	fmt.Fprintf(os.Stderr, "making a PostgreSQL %d cluster of %d MB\n", common.major, common.megabytes)
+	common.server, err = newServer(ctx, common.m.account, common.major, filepath.Join(root, "data"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, common.server.stop()) }()
+	if err := common.server.fill(ctx, common.megabytes); err != nil {
+		return err
+	}
+	wal, err := common.server.keepSegments(ctx, max(common.segments, common.pairs), filepath.Join(root, "wal"))
+	if err != nil {
+		return err
+	}
+	if slices.Contains(common.parts, local) {
+		common.wal = wal[len(wal)-common.segments:]
+		if err := rounds(ctx, common, tools, common.codecs, report); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(common.parts, remote) {
+		common.wal = wal[len(wal)-common.pairs:]
+		return betweenHosts(ctx, common, tools, report)
+	}
+	return nil
 }
 
 // rounds runs contests, the next round in the other order.

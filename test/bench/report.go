@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,6 +34,7 @@ type report struct {
 	Options    []string  `json:"options,omitempty"`
 	RSSFloor   int64     `json:"max_rss_floor"` // bytes shown for a program that needs none
 	Rows       []*row    `json:"results"`
+	Async      *findings `json:"async,omitempty"`
 }
 
 // row is one line of the table: both programs doing the same. Those of archive-push and
@@ -56,9 +58,18 @@ type ratio struct {
 	Stored float64 `json:"stored"`
 }
 
-func newReport(ctx context.Context, m measurer, s settings, server *server) (*report, error) {
+func newReport(ctx context.Context, m measurer, s settings) (*report, error) {
+	dir, err := binDir(s.major)
+	if err != nil {
+		return nil, err
+	}
+	postgres, err := output(m.command(ctx, filepath.Join(dir, "postgres"), "--version"))
+	if err != nil {
+		return nil, err
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(postgres, "postgres (PostgreSQL) "), " ")
 	r := &report{
-		Date: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), CPUs: runtime.NumCPU(), PostgreSQL: server.version,
+		Date: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), CPUs: runtime.NumCPU(), PostgreSQL: version,
 		Size: s.megabytes, ProcessMax: s.processMax, Rounds: s.rounds, Pairs: s.pairs, Options: s.options,
 	}
 	var u unix.Utsname
@@ -66,7 +77,7 @@ func newReport(ctx context.Context, m measurer, s settings, server *server) (*re
 		return nil, err
 	}
 	r.Kernel = unix.ByteSliceToString(u.Release[:])
-	for _, path := range []string{server.socketDir + "/pgx", s.peer} {
+	for _, path := range []string{filepath.Join(filepath.Dir(m.self), "pgx"), s.peer} {
 		version, err := output(m.command(ctx, path, "version"))
 		if err != nil {
 			return nil, err
@@ -159,8 +170,19 @@ func quantile(values []float64, part float64) float64 {
 // table prints the medians and ratios.
 func (r *report) table(w io.Writer) {
 	r.summarize()
-	fmt.Fprintf(w, "%s and %s, PostgreSQL %s, %d MB, process-max %d\n%d x %s, Linux %s, %s\n\n", r.Programs[0], r.Programs[1],
-		r.PostgreSQL, r.Size, r.ProcessMax, r.CPUs, r.CPU, r.Kernel, r.Date.Format(time.DateTime))
+	fmt.Fprintf(w, "%s and %s, PostgreSQL %s, process-max %d\n%d x %s, Linux %s, %s\n", r.Programs[0], r.Programs[1],
+		r.PostgreSQL, r.ProcessMax, r.CPUs, r.CPU, r.Kernel, r.Date.Format(time.DateTime))
+	if len(r.Rows) > 0 {
+		r.runs(w)
+	}
+	if r.Async != nil {
+		r.Async.table(w)
+	}
+}
+
+// runs prints what single runs of the programs took.
+func (r *report) runs(w io.Writer) {
+	fmt.Fprintf(w, "\n%d MB\n\n", r.Size)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\t\twall s\t\t\t\tCPU s\t\t\tRSS MB\t\t\tstored MB\t\t\t")
 	fmt.Fprintln(t, "\t\tpgx\tpgbackrest\tratio\tquartiles\t"+strings.Repeat("pgx\tpgbackrest\tratio\t", 3))

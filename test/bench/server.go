@@ -17,7 +17,6 @@ import (
 // server is a running cluster that nobody else uses.
 type server struct {
 	account
-	version   string
 	binDir    string
 	data      string // the data directory
 	socketDir string // the only way to connect
@@ -26,44 +25,50 @@ type server struct {
 
 func newServer(ctx context.Context, a account, major int, data string) (s *server, err error) {
 	s = &server{account: a, data: data, socketDir: filepath.Dir(data), port: 5432}
-	n := strconv.Itoa(major)
-	for _, dir := range []string{
-		filepath.Join(home(), "pg", n, "root/usr/lib/postgresql", n, "bin"),
-		filepath.Join("/usr/lib/postgresql", n, "bin"),
-	} {
-		if executable(filepath.Join(dir, "postgres")) && executable(filepath.Join(dir, "psql")) {
-			s.binDir = dir
-		}
-	}
-	if s.binDir == "" {
-		return nil, fmt.Errorf("PostgreSQL %d is not installed: run test/setup.sh, or choose another with -pg", major)
+	if s.binDir, err = binDir(major); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if _, running := os.Stat(filepath.Join(data, "postmaster.pid")); err != nil && running == nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	steps := []struct {
-		name string
-		args []string
-	}{
-		{"initdb", []string{"-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"}},
-		{"pg_ctl", []string{"-D", data, "-w", "-l", filepath.Join(s.socketDir, "server.log"), "start"}},
+	if err := s.do(ctx, "initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"); err != nil {
+		return nil, err
 	}
-	for _, step := range steps {
-		cmd := s.command(ctx, filepath.Join(s.binDir, step.name), step.args...)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Run(); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.name, err)
-		}
-		if step.name == "initdb" {
-			if err := s.configure(); err != nil {
-				return nil, err
-			}
+	if err := s.configure(); err != nil {
+		return nil, err
+	}
+	return s, s.start(ctx)
+}
+
+// binDir gives where a version of PostgreSQL is installed.
+func binDir(major int) (string, error) {
+	n := strconv.Itoa(major)
+	for _, dir := range []string{
+		filepath.Join("/usr/lib/postgresql", n, "bin"),
+		filepath.Join(home(), "pg", n, "root/usr/lib/postgresql", n, "bin"),
+	} {
+		if executable(filepath.Join(dir, "postgres")) && executable(filepath.Join(dir, "psql")) {
+			return dir, nil
 		}
 	}
-	s.version, err = s.query(ctx, "show server_version")
-	return s, err
+	return "", fmt.Errorf("PostgreSQL %d is not installed: run test/setup.sh, or choose another with -pg", major)
+}
+
+// do runs one of PostgreSQL's programs on the data directory.
+func (s *server) do(ctx context.Context, name string, args ...string) error {
+	cmd := s.command(ctx, filepath.Join(s.binDir, name), append([]string{"-D", s.data}, args...)...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// start waits until the server takes connections, or recovers from an archive.
+func (s *server) start(ctx context.Context) error {
+	return s.do(ctx, "pg_ctl", "-w", "-t", "3600", "-l", filepath.Join(s.socketDir, "server.log"), "start")
 }
 
 // configure keeps the server quiet: all that the two programs read stays as it is. It
