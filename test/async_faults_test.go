@@ -142,6 +142,33 @@ func TestAsyncSpoolRefused(t *testing.T) {
 	})
 }
 
+// TestAsyncDropEnds: what was dropped counts no more, though PostgreSQL has not taken all of the
+// answers yet: WAL that comes then, when the repository is back, is not dropped along with it.
+func TestAsyncDropEnds(t *testing.T) {
+	t.Parallel()
+	f := &fakeWAL{async: bareAsync(t, pgxPath(), pgtest.Options{}, map[string]string{"archive-push-queue-max": "4MB"})}
+	f.must(pgxPath(), "stanza-create", "--no-online")
+	_, path, _ := f.segment()
+	f.content = f.read(path)
+	first := f.ready()
+	if o := f.push(first); o.code != 0 {
+		t.Fatal(o.all())
+	}
+	f.taken(first)
+	back := f.away(f.repo)
+	var dropped []string
+	for range 6 {
+		dropped = append(dropped, f.ready())
+	}
+	pgtest.Eventually(t, "the drop", func() bool { return len(f.unanswered()) < 2 }) // the last may have been late
+	back()
+	next := f.ready()
+	pgtest.Eventually(t, "an answer", func() bool { return len(f.unanswered()) == 0 })
+	if len(f.stored(next)) != 1 || f.reported(next) || !f.reported(dropped[4]) {
+		t.Errorf("%s was dropped, because PostgreSQL has yet to take that %v were:\n%v", next, dropped, f.ledger())
+	}
+}
+
 // TestAsyncTwoWorkers: of workers started at the same time one works, and the others leave at
 // once and without an error.
 func TestAsyncTwoWorkers(t *testing.T) {

@@ -93,6 +93,10 @@ func outage(t *testing.T, tool string) map[string]left {
 		t.Errorf("%s is archived, and the repository is away since %s", got, last)
 	}
 
+	// Who watches the queue grow drops less: here all of it is found at once.
+	a.must(tool, "--stanza=demo", "stop")
+	pgtest.Eventually(t, "the end of the worker", func() bool { return len(a.processes(":async")) == 0 })
+	a.must(tool, "--stanza=demo", "start")
 	a.work(12)
 	look("dropped", 0)
 	dropped := a.waiting()

@@ -52,8 +52,7 @@ func (r *pushRun) scan(ctx context.Context) (there bool, err error) {
 		r.fail(ctx, err)
 		return true, nil
 	}
-	r.compare(spool, all)
-	r.checkQueue(ctx, all)
+	r.checkQueue(ctx, r.compare(spool, all))
 	return true, nil
 }
 
@@ -77,8 +76,10 @@ func (r *pushRun) stillAlone(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// compare sorts out what waits and what is in the spool.
-func (r *pushRun) compare(spool []string, all ready) {
+// compare sorts out what waits and what is in the spool. It gives what waits from the first
+// file on that is not acknowledged: PostgreSQL, which goes by their order, is about to take what
+// comes before it.
+func (r *pushRun) compare(spool []string, all ready) (behind ready) {
 	waits := make(map[string]bool, len(all))
 	for _, name := range all {
 		waits[name] = true
@@ -116,6 +117,10 @@ func (r *pushRun) compare(spool []string, all ready) {
 			r.todo = append(r.todo, name)
 		}
 	}
+	for len(all) > 0 && (acknowledged[all[0]] || r.files[all[0]] != nil && r.files[all[0]].answered) {
+		all = all[1:]
+	}
+	return all
 }
 
 // remove removes a file of the spool that nobody needs. If it stays it does no harm.

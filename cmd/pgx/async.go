@@ -122,7 +122,8 @@ func stampOf(path string) stamp {
 // leave gives the function that says why a worker should make place for another, if it
 // should.
 func (a *app) leave() func() string {
-	files := a.cfg.Files()
+	// A file in the directory of more configuration may be new.
+	files := append(a.cfg.Files(), a.cfg.String(config.OptConfigIncludePath))
 	if exe, err := os.Executable(); err == nil {
 		files = append(files, exe)
 	}
@@ -130,6 +131,8 @@ func (a *app) leave() func() string {
 	for i, f := range files {
 		stamps[i] = stampOf(f)
 	}
+	log := a.logFile(a.cfg.Command.String() + "-async")
+	logged := stampOf(log).inode
 	locks := a.locks()
 	return func() string {
 		if err := locks.Stopped(a.stanza()); err != nil {
@@ -139,6 +142,9 @@ func (a *app) leave() func() string {
 			if stampOf(f) != stamps[i] {
 				return fmt.Sprintf("'%s' has changed", f)
 			}
+		}
+		if logged != 0 && stampOf(log).inode != logged {
+			return fmt.Sprintf("'%s' was moved away", log)
 		}
 		return ""
 	}
