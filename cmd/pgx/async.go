@@ -171,6 +171,9 @@ func (a *app) pushWorker(ctx context.Context, idle time.Duration) error {
 
 // getWorker is archive-get:async.
 func (a *app) getWorker(ctx context.Context) error {
+	if len(a.cfg.Params) > 0 {
+		return errs.New(errs.ParamInvalid, "extra parameters found")
+	}
 	var openers []func() wal.Archive
 	for _, n := range a.cfg.Repos() {
 		openers = append(openers, a.opener(n, "", 0))

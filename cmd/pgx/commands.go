@@ -30,7 +30,7 @@ import (
 
 // commands are those with a function. The others have been refused by then.
 var commands = map[config.Command]func(context.Context, *app) error{
-	config.CmdAgent:         runAgent,
+	config.CmdAgent:         serve,
 	config.CmdArchiveGet:    archiveGet,
 	config.CmdArchivePush:   archivePush,
 	config.CmdBackup:        runBackup,
@@ -39,7 +39,7 @@ var commands = map[config.Command]func(context.Context, *app) error{
 	config.CmdConfigShow:    configShow,
 	config.CmdInfo:          info,
 	config.CmdRestore:       runRestore,
-	config.CmdServer:        runServer,
+	config.CmdServer:        serve,
 	config.CmdSSHSetup:      sshSetup,
 	config.CmdStanzaCreate:  stanzaCreate,
 	config.CmdStart:         start,

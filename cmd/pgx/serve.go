@@ -229,10 +229,6 @@ func (a *app) serverService(ctx context.Context, h protocol.Hello, who grantee) 
 // is in the command line, which authorized_keys forces on the client's key.
 func (a *app) serveStdio(ctx context.Context) error {
 	roles := a.cfg.List(config.OptRole)
-	if len(roles) == 0 {
-		return errs.WithHint(errs.New(errs.OptionRequired, "%s command requires option: role", a.cfg.Command),
-			"with --stdio the client may do what --role says; pgx ssh-setup prints the line for authorized_keys")
-	}
 	// A client that is gone is an error of the next write, not the end of this process: what
 	// the session has open is to be cleaned up.
 	signal.Ignore(syscall.SIGPIPE)
@@ -255,10 +251,8 @@ func (a *app) serveStdio(ctx context.Context) error {
 	return a.serveSession(ctx, t, who)
 }
 
-func runAgent(ctx context.Context, a *app) error  { return a.serve(ctx) }
-func runServer(ctx context.Context, a *app) error { return a.serve(ctx) }
-
-func (a *app) serve(ctx context.Context) error {
+// serve is the command agent, and the command server.
+func serve(ctx context.Context, a *app) error {
 	if a.cfg.Bool(config.OptStdio) {
 		return a.serveStdio(ctx)
 	}

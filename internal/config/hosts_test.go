@@ -118,7 +118,8 @@ func TestServices(t *testing.T) {
 		{"agent --stdio --role=backup --role=restore-target", "", "="},
 		{"server --stdio --role=archive --role=restore --stanza=main", "", "="},
 		{"server --stdio --role=admin", "", "="},
-		{"agent --stdio --stanza=main", "[037]: agent command requires option: role", "="},
+		{"agent --stdio --stanza=main", "[037]: agent command requires option: role\n" +
+			"HINT: it says what the client may do; ssh-setup on the client's host prints the line for authorized_keys.", "="},
 		{"agent --role=backup", "[031]: option 'role' not valid without option 'stdio'", "="},
 		{"agent --stdio --role=archive", "[032]: 'archive' is not allowed for 'role' option (command line; allowed values are 'backup', 'restore-target')",
 			"[032]: 'archive' is not allowed for 'role' option\nHINT: allowed values are 'backup', 'restore-target'"},

@@ -195,6 +195,8 @@ func (l *loader) resolveOne(o Option, index int) (value, error) {
 			case l.target == CmdAgent && o == OptPgPath:
 				// Who reads this is often on another host.
 				return v, errs.WithHint(err, "%s", l.whereStanza(l.stanza()))
+			case o == OptRole:
+				return v, errs.WithHint(err, "it says what the client may do; ssh-setup on the client's host prints the line for authorized_keys.")
 			case row.section == sectionStanza:
 				return v, errs.WithHint(err, "does this stanza exist?")
 			}
