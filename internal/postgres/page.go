@@ -49,22 +49,26 @@ const (
 )
 
 // checksumSeed starts the lanes (checksumBaseOffsets in PostgreSQL's storage/checksum_impl.h).
-func checksumSeed() [checksumLanes]uint32 {
-	return [checksumLanes]uint32{
-		0x5b1f36e9, 0xb8525960, 0x02ab50aa, 0x1de66d2a, 0x79ff467a, 0x9bb9f8a3, 0x217e7cd2, 0x83e13d2c,
-		0xf8d4474f, 0xe39eb970, 0x42c6ae16, 0x993216fa, 0x7b093b5d, 0x98daff3c, 0xf718902a, 0x0b1c9cdb,
-		0xe58f764b, 0x187636bc, 0x5d7b3bb1, 0xe73de7de, 0x92bec979, 0xcca6c0b2, 0x304a0979, 0x85aa43d4,
-		0x783125bb, 0x6ca8eaa2, 0xe407eac6, 0x4b5cfc3e, 0x9fbf8c76, 0x15ca20be, 0xf2ca9fd3, 0x959bd756,
-	}
+// Nothing ever writes to it.
+var checksumSeed = [checksumLanes]uint32{
+	0x5b1f36e9, 0xb8525960, 0x02ab50aa, 0x1de66d2a, 0x79ff467a, 0x9bb9f8a3, 0x217e7cd2, 0x83e13d2c,
+	0xf8d4474f, 0xe39eb970, 0x42c6ae16, 0x993216fa, 0x7b093b5d, 0x98daff3c, 0xf718902a, 0x0b1c9cdb,
+	0xe58f764b, 0x187636bc, 0x5d7b3bb1, 0xe73de7de, 0x92bec979, 0xcca6c0b2, 0x304a0979, 0x85aa43d4,
+	0x783125bb, 0x6ca8eaa2, 0xe407eac6, 0x4b5cfc3e, 0x9fbf8c76, 0x15ca20be, 0xf2ca9fd3, 0x959bd756,
 }
 
 // PageChecksum gives PostgreSQL's checksum of a page, which has a size that ValidPageSize
 // accepts: 32 lanes of an FNV-1a variant over the page without its checksum field, folded,
 // mixed with the block number and reduced to 1 … 65535. It does not change the page.
 func PageChecksum(page []byte, block uint32) uint16 {
-	lanes := checksumSeed()
-	// The checksum field counts as zero. It is in the low half of word 2, the first of lane
-	// 2: what the lane's start has in common with it, the first xor takes away.
+	return uint16((foldPage(page)^block)%65535 + 1)
+}
+
+// foldPortable runs the lanes over a page whose checksum field counts as zero, and folds them.
+func foldPortable(page []byte) uint32 {
+	lanes := checksumSeed
+	// The checksum field is in the low half of word 2, the first of lane 2: what the lane's start
+	// has in common with it, the first xor takes away.
 	lanes[2] ^= uint32(binary.LittleEndian.Uint16(page[pageChecksum:]))
 
 	// Eight lanes at a time are as many as fit in registers, and enough to hide the
@@ -73,7 +77,7 @@ func PageChecksum(page []byte, block uint32) uint16 {
 	for at := 0; at < checksumLanes; at += 8 {
 		folded ^= eightLanes(page[4*at:], (*[8]uint32)(lanes[at:]))
 	}
-	return uint16((folded^block)%65535 + 1)
+	return folded
 }
 
 // eightLanes runs eight lanes over their words of each row, b beginning at the first such
