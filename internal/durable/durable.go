@@ -64,6 +64,8 @@ type File struct {
 	file *os.File
 	temp string // in dir; "" when written in place or no longer there
 	err  error  // the first write error: Commit must not publish a short file
+	cold bool   // see Cold
+	flow *Drain // of a file written in place
 }
 
 // Create starts a file that will appear as name in root, with this mode, when it is
@@ -75,7 +77,8 @@ func Create(root *os.Root, name string, mode fs.FileMode) (*File, error) {
 // CreateInPlace starts a file under its final name at once. A name that is there is
 // unlinked first, never truncated: it may be a hard link to a file of another backup, or a
 // symbolic link. Commit syncs the content only; the name is durable once
-// the caller has synced the directory. Abort removes the file.
+// the caller has synced the directory. Abort removes the file. Of a large one hardly anything
+// stays in the page cache, see Drain.
 func CreateInPlace(root *os.Root, name string, mode fs.FileMode) (*File, error) {
 	return create(root, name, mode, true)
 }
@@ -105,6 +108,9 @@ func create(root *os.Root, name string, mode fs.FileMode, inPlace bool) (*File, 
 	if err = setMode(f.file, mode); err != nil {
 		f.Abort()
 		return nil, Wrap(errs.FileMode, err, "unable to set mode of '%s'", Path(root, name))
+	}
+	if inPlace {
+		f.flow = &Drain{File: f.file}
 	}
 	return f, nil
 }
@@ -141,8 +147,23 @@ func (f *File) Write(p []byte) (int, error) {
 		f.err = Wrap(errs.FileWrite, err, "unable to write '%s'", Path(f.root, f.name))
 		return n, f.err
 	}
+	if f.flow != nil {
+		if err := f.flow.Wrote(n); err != nil {
+			f.err = f.syncError(err)
+			return n, f.err
+		}
+	}
 	return n, nil
 }
+
+func (f *File) syncError(err error) error {
+	return Wrap(errs.FileSync, err, "unable to sync file '%s' after write", Path(f.root, f.name))
+}
+
+// Cold says that nobody will read the file soon: Commit leaves nothing of it in the page cache,
+// whose memory serves others better. As far as the next file can be written into the same
+// pages, that is also quicker than getting new ones.
+func (f *File) Cold() { f.cold = true }
 
 // Commit makes the file durable and lets it appear under its name, replacing what was
 // there. When ctx has ended, or on an error before the rename, the name holds
@@ -154,22 +175,49 @@ func (f *File) Commit(ctx context.Context) error { return f.commit(ctx, 0) }
 // fs.ErrExist and the name is left as it is. Of several at once exactly one succeeds.
 func (f *File) CommitNew(ctx context.Context) error { return f.commit(ctx, unix.RENAME_NOREPLACE) }
 
-func (f *File) commit(ctx context.Context, flags uint) error {
-	defer f.Abort()
+// CommitLater is Commit of a file that was created in place, but b makes it durable. When
+// that fails the file stays.
+func (f *File) CommitLater(ctx context.Context, b *Batch) error {
+	if err := f.complete(ctx); err != nil {
+		f.Abort()
+		return err
+	}
+	file := f.file
+	f.file = nil
+	f.close()
+	return b.Add(file, f.flow.at, func() error { return f.settle(file) })
+}
+
+// complete says whether all was written that was to be.
+func (f *File) complete(ctx context.Context) error {
 	if f.err != nil {
 		return f.err
 	}
+	return errs.Wrap(ctx.Err(), "unable to write '%s'", Path(f.root, f.name))
+}
+
+// settle makes the content durable and closes the file.
+func (f *File) settle(file *os.File) error {
+	if err := file.Sync(); err != nil {
+		_ = file.Close() // that error matters
+		return f.syncError(err)
+	}
+	if f.cold {
+		_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // an advice
+	}
+	return Wrap(errs.FileClose, file.Close(), "unable to close file '%s' after write", Path(f.root, f.name))
+}
+
+func (f *File) commit(ctx context.Context, flags uint) error {
+	defer f.Abort()
+	if err := f.complete(ctx); err != nil {
+		return err
+	}
 	full := Path(f.root, f.name)
-	if err := ctx.Err(); err != nil {
-		return errs.Wrap(err, "unable to write '%s'", full)
-	}
-	if err := f.file.Sync(); err != nil {
-		return Wrap(errs.FileSync, err, "unable to sync file '%s' after write", full)
-	}
-	err := f.file.Close()
+	file := f.file
 	f.file = nil
-	if err != nil {
-		return Wrap(errs.FileClose, err, "unable to close file '%s' after write", full)
+	if err := f.settle(file); err != nil {
+		return err
 	}
 	if f.temp == "" {
 		f.close()
