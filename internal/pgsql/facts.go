@@ -25,6 +25,7 @@ type Facts struct {
 	WALSegmentSize    int64 // bytes
 	BlockSize         int   // bytes
 	DataChecksums     bool
+	WALLogHints       bool          // of pages without checksums too, WAL tells when only hints in them change
 	CheckpointTimeout time.Duration // without a fast start a backup may wait that long
 
 	InRecovery     bool
@@ -39,7 +40,7 @@ type Facts struct {
 // settings are the names of pg_settings that Facts needs; archive_library is optional.
 const settings = "select name, setting from pg_catalog.pg_settings where name in ('data_directory', 'port'," +
 	" 'archive_mode', 'archive_command', 'archive_library', 'wal_segment_size', 'block_size', 'data_checksums'," +
-	" 'checkpoint_timeout')"
+	" 'checkpoint_timeout', 'wal_log_hints')"
 
 // Facts asks the server about its cluster. A user that may not read all settings gets
 // errs.DbQuery with what to grant.
@@ -80,7 +81,7 @@ func (c *Conn) Facts(ctx context.Context) (Facts, error) {
 	f.ArchiveMode, f.ArchiveCommand, f.ArchiveLibrary = setting["archive_mode"], setting["archive_command"], setting["archive_library"]
 	f.WALSegmentSize = number("wal_segment_size")
 	f.BlockSize = int(number("block_size"))
-	f.DataChecksums = setting["data_checksums"] == "on"
+	f.DataChecksums, f.WALLogHints = setting["data_checksums"] == "on", setting["wal_log_hints"] == "on"
 	f.CheckpointTimeout = time.Duration(number("checkpoint_timeout")) * time.Second
 	if err != nil {
 		return Facts{}, err
@@ -218,14 +219,8 @@ func (c *Conn) Alive(ctx context.Context) error {
 		return err
 	}
 	inRecovery := r.bool()
-	switch {
-	case r.err != nil:
+	if r.err != nil {
 		return r.err
-	case c.inRecovery && !inRecovery:
-		return errs.WithHint(errs.New(errs.DbMismatch, "standby is no longer in recovery"),
-			"was the standby promoted during the backup?")
-	case !c.inRecovery && inRecovery:
-		return errs.New(errs.DbMismatch, "primary has switched to recovery")
 	}
-	return nil
+	return c.sameRole(inRecovery)
 }

@@ -359,6 +359,14 @@ func (c *Cluster) Stop(how Mode) {
 // would, and waits until they are gone.
 func (c *Cluster) Kill() {
 	c.t.Helper()
+	// Stopped it starts no more of them.
+	if err := c.process.Signal(syscall.SIGSTOP); err != nil {
+		c.t.Fatal(err)
+	}
+	Eventually(c.t, "the server to stop", func() bool {
+		stat := procStat(strconv.Itoa(c.process.Pid))
+		return len(stat) > 0 && strings.Contains("TZ", stat[0])
+	})
 	children := c.children()
 	defer func() {
 		for _, fd := range children {
@@ -384,27 +392,33 @@ func (c *Cluster) Kill() {
 func (c *Cluster) children() map[int]int {
 	c.t.Helper()
 	found := map[int]int{}
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	parent := strconv.Itoa(c.process.Pid)
-	for _, name := range stats {
-		b, err := os.ReadFile(name)
-		if err != nil {
+	for _, dir := range dirs {
+		stat := procStat(filepath.Base(dir))
+		if len(stat) < 2 || stat[1] != parent {
 			continue
 		}
-		pid, _ := strconv.Atoi(strings.Split(name, "/")[2])
-		// "pid (name) state ppid …", and the name may hold anything.
-		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(fields) < 2 || fields[1] != parent {
-			continue
-		}
+		pid, _ := strconv.Atoi(filepath.Base(dir))
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 			found[pid] = fd
 		}
 	}
 	return found
+}
+
+// procStat gives what the kernel tells of a process, from its state and its parent on; nothing if there is
+// no such process.
+func procStat(pid string) []string {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return nil
+	}
+	// "pid (name) state ppid …", and the name may hold anything.
+	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 }
 
 // Log gives all the server has said.
