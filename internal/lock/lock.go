@@ -273,7 +273,7 @@ func (l *Lock) SetProgress(typ Type, repo int, done, total int64) error {
 		if f.typ != typ || f.repo != repo && f.repo != OlderRelease || f.held == nil {
 			continue
 		}
-		if f.begun && percent < f.told+10 && done != total {
+		if f.begun && percent < f.told+10 && (done != total || percent == f.told) {
 			continue
 		}
 		size, complete := uint64(total), uint64(done)
@@ -282,6 +282,23 @@ func (l *Lock) SetProgress(typ Type, repo int, done, total int64) error {
 			return durable.Wrap(errs.FileWrite, err, "unable to write '%s'", f.path)
 		}
 		f.begun, f.told = true, percent
+	}
+	return nil
+}
+
+// ClearProgress takes out of the lock file what SetProgress wrote: the command goes on with
+// something of which it does not tell how far it is.
+func (l *Lock) ClearProgress(typ Type, repo int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.files {
+		if f.typ != typ || f.repo != repo && f.repo != OlderRelease || f.held == nil {
+			continue
+		}
+		if err := writeRecord(f.held, record{ExecID: l.execID, PID: os.Getpid()}); err != nil {
+			return durable.Wrap(errs.FileWrite, err, "unable to write '%s'", f.path)
+		}
+		f.begun = false
 	}
 	return nil
 }

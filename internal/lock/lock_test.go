@@ -265,6 +265,18 @@ func TestProgress(t *testing.T) {
 	if h, _ := d.Held("demo", lock.Backup, 2); h.Size != 0 {
 		t.Errorf("the other repository: %+v", h)
 	}
+	if err := l.ClearProgress(lock.Backup, 1); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != fmt.Sprintf(`{"execId":"12-abcdef01","pid":%d}`, os.Getpid()) {
+		t.Errorf("content without progress is %s", got)
+	}
+	if err := l.SetProgress(lock.Backup, 1, 5, 10); err != nil {
+		t.Error(err)
+	}
+	if h, held := d.Held("demo", lock.Backup, 1); !held || h.Size != 10 {
+		t.Errorf("holder that goes on %+v, held %t", h, held)
+	}
 	release(t, l)
 	if err := l.SetProgress(lock.Backup, 1, 6, 10); err != nil {
 		t.Error(err)

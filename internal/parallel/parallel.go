@@ -10,6 +10,12 @@ import (
 	"github.com/pgx-backup/pgx/internal/errs"
 )
 
+// A Lane is a queue of jobs with the sessions that work it off, and no others.
+type Lane[S, J any] struct {
+	Sessions []S
+	Jobs     iter.Seq[J]
+}
+
 // Run drains jobs through the sessions: each session does one job at a time, as soon as
 // it is free. done runs on the caller's goroutine, one result at a time in the order they
 // come, so it may update what it likes without a lock.
@@ -21,18 +27,16 @@ import (
 func Run[S, J, R any](ctx context.Context, sessions []S, jobs iter.Seq[J],
 	do func(context.Context, S, J) (R, error), done func(J, R) error) error {
 
+	return RunLanes(ctx, []Lane[S, J]{{sessions, jobs}}, do, done)
+}
+
+// RunLanes is Run for several lanes at once. The first error ends all of them, and done is
+// called for one result of any lane at a time.
+func RunLanes[S, J, R any](ctx context.Context, lanes []Lane[S, J],
+	do func(context.Context, S, J) (R, error), done func(J, R) error) error {
+
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-
-	next, stop := iter.Pull(jobs)
-	defer stop()
-	if len(sessions) == 0 {
-		if _, ok := next(); ok { // what is not done must not look like success
-			return errs.New(errs.Assert, "there are jobs and no session to do them")
-		}
-	}
-
-	var take sync.Mutex // guards next
 
 	type result struct {
 		job J
@@ -41,22 +45,38 @@ func Run[S, J, R any](ctx context.Context, sessions []S, jobs iter.Seq[J],
 	}
 	results := make(chan result)
 	var working sync.WaitGroup
-	for _, s := range sessions {
-		working.Go(func() {
-			for ctx.Err() == nil {
-				take.Lock()
-				job, ok := next()
-				take.Unlock()
-				if !ok {
-					return
+	nexts := make([]func() (J, bool), len(lanes))
+	for i, l := range lanes {
+		next, stop := iter.Pull(l.Jobs)
+		defer stop()
+		nexts[i] = next
+		if len(l.Sessions) > 0 {
+			continue
+		}
+		if _, ok := next(); ok { // what is not done must not look like success
+			return errs.New(errs.Assert, "there are jobs and no session to do them")
+		}
+	}
+	for i, l := range lanes {
+		next := nexts[i]
+		take := new(sync.Mutex) // guards next
+		for _, s := range l.Sessions {
+			working.Go(func() {
+				for ctx.Err() == nil {
+					take.Lock()
+					job, ok := next()
+					take.Unlock()
+					if !ok {
+						return
+					}
+					out, err := do(ctx, s, job)
+					results <- result{job, out, err}
+					if err != nil {
+						return
+					}
 				}
-				out, err := do(ctx, s, job)
-				results <- result{job, out, err}
-				if err != nil {
-					return
-				}
-			}
-		})
+			})
+		}
 	}
 	go func() {
 		working.Wait()

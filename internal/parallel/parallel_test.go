@@ -112,3 +112,30 @@ func TestNoSessions(t *testing.T) {
 		t.Errorf("a job: %v", err)
 	}
 }
+
+// Sessions take jobs of their own lane only, and an error in one lane ends the others.
+func TestLanes(t *testing.T) {
+	lanes := []parallel.Lane[int, int]{{[]int{0}, numbers(10)}, {[]int{1, 2}, numbers(300)}, {nil, numbers(0)}}
+	done := [2]int{}
+	err := parallel.RunLanes(t.Context(), lanes, func(_ context.Context, session, _ int) (int, error) { return min(session, 1), nil },
+		func(_, lane int) error { done[lane]++; return nil })
+	if err != nil || done != [2]int{10, 300} {
+		t.Errorf("%v jobs are done, error %v", done, err)
+	}
+	broken := errors.New("broken")
+	err = parallel.RunLanes(t.Context(), lanes, func(ctx context.Context, session, _ int) (int, error) {
+		if session == 0 {
+			return 0, broken
+		}
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}, func(int, int) error { return nil })
+	if !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	lanes[2].Jobs = numbers(1)
+	if err := parallel.RunLanes(t.Context(), lanes, func(context.Context, int, int) (int, error) { return 0, nil },
+		func(int, int) error { return nil }); errs.CodeOf(err) != errs.Assert {
+		t.Errorf("a job without a session: %v", err)
+	}
+}
