@@ -21,8 +21,9 @@ const (
 	aheadLeast = 2 * maxData
 	// aheadPerMS is on its way besides, for each millisecond of the trip.
 	aheadPerMS = 64 << 10
-	// tellAfter is how much a call takes before the client hears of it.
-	tellAfter = maxData / 2
+	// tellAfter is how much a call takes before the client hears of it. Until then the client must
+	// have room for one more frame.
+	tellAfter = aheadLeast - maxData
 	// takenSize is that of the number in a frame.
 	takenSize = 4
 )

@@ -113,11 +113,20 @@ func (p *Pool) Send(ctx context.Context, name string, args any, src io.Reader, r
 
 // Receive implements Caller. The session is lent until the Stream is closed.
 func (p *Pool) Receive(ctx context.Context, name string, args any) (*Stream, error) {
+	return p.stream(ctx, func(s *Session) (*Stream, error) { return s.Receive(ctx, name, args) })
+}
+
+// Exchange implements Caller. The session is lent until the Stream is closed.
+func (p *Pool) Exchange(ctx context.Context, name string, args any, src io.Reader) (*Stream, error) {
+	return p.stream(ctx, func(s *Session) (*Stream, error) { return s.Exchange(ctx, name, args, src) })
+}
+
+func (p *Pool) stream(ctx context.Context, call func(*Session) (*Stream, error)) (*Stream, error) {
 	s, err := p.Take(ctx)
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.Receive(ctx, name, args)
+	st, err := call(s)
 	if err != nil {
 		p.Give(s)
 		return nil, err

@@ -100,6 +100,10 @@ type Caller interface {
 
 	// Receive makes a call that gives data. The Stream must be closed.
 	Receive(ctx context.Context, name string, args any) (*Stream, error)
+
+	// Exchange makes a call that is given what src has, to its end, and only then gives data. When
+	// src fails the call is cancelled, and its error is returned. The Stream must be closed.
+	Exchange(ctx context.Context, name string, args any, src io.Reader) (*Stream, error)
 }
 
 var (

@@ -54,6 +54,20 @@ func calls(w waiting) map[string]protocol.Handler {
 			b, err := io.ReadAll(c.In())
 			return number{len(b)}, err
 		},
+		"mirror": func(_ context.Context, c *protocol.Call) (any, error) { // gives what comes
+			b, err := io.ReadAll(c.In())
+			if err == nil {
+				_, err = c.Out().Write(b)
+			}
+			return number{len(b)}, err
+		},
+		"eager": func(_ context.Context, c *protocol.Call) (any, error) { // does not wait for what comes
+			_, err := c.Out().Write(make([]byte, 256<<10))
+			if err == nil {
+				_, err = io.Copy(io.Discard, c.In())
+			}
+			return nil, err
+		},
 		"drain": func(_ context.Context, c *protocol.Call) (any, error) {
 			n, err := io.Copy(io.Discard, c.In())
 			return number{int(n)}, err
@@ -246,6 +260,57 @@ func TestReceive(t *testing.T) {
 	}
 	double(t, s)
 }
+
+// TestExchange: data goes one way, then the other.
+func TestExchange(t *testing.T) {
+	s, _, _ := pair(t)
+	for _, size := range []int{0, 1, 1000, 256<<10 + 1, 3 << 20} {
+		content := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{}).Read(content)
+		st, err := s.Exchange(t.Context(), "mirror", nil, bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(st)
+		var n number
+		if err := errors.Join(err, st.Result(&n), st.Close()); err != nil || n.N != size || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes: %d came back, %v", size, len(got), err)
+		}
+	}
+	st, err := s.Exchange(t.Context(), "mirror", nil, bytes.NewReader(make([]byte, 1<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = st.Close() // nothing was read
+	double(t, s)
+
+	own := errors.New("source is broken")
+	if _, err := s.Exchange(t.Context(), "mirror", nil, io.MultiReader(strings.NewReader("abc"), &failing{own})); err != own {
+		t.Errorf("error of the source became %v", err)
+	}
+	double(t, s)
+	if _, err := s.Exchange(t.Context(), "missing", nil, rand.NewChaCha8([32]byte{})); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error of a call that reads nothing: %v", err)
+	}
+	double(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	src := io.MultiReader(strings.NewReader("abc"), readFunc(func([]byte) (int, error) { cancel(); return 0, io.EOF }))
+	if _, err := s.Exchange(ctx, "mirror", nil, src); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	double(t, s)
+	// What does not wait for the end of the client's data breaks the session.
+	if _, err := s.Exchange(t.Context(), "eager", nil, rand.NewChaCha8([32]byte{})); errs.CodeOf(err) != errs.Protocol {
+		t.Errorf("data out of turn: %v", err)
+	}
+	if s.Err() == nil {
+		t.Error("the session can be used after that")
+	}
+}
+
+type readFunc func([]byte) (int, error)
+
+func (r readFunc) Read(p []byte) (int, error) { return r(p) }
 
 // TestUndeclared: data that the client did not ask for, or did not announce.
 func TestUndeclared(t *testing.T) {

@@ -267,8 +267,28 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 	if err := s.begin(ctx, name, args, true, false); err != nil {
 		return s.failed(ctx, name, err)
 	}
+	early, err := s.deliver(ctx, name, src)
+	switch {
+	case err != nil:
+		return err
+	case early != nil:
+		return s.finish(*early, name, result)
+	}
+	for {
+		f, err := s.answer(ctx, name)
+		if err != nil {
+			return s.broken(ctx, name, err)
+		}
+		if !s.flow.heard(f, s.since()) {
+			return s.finish(f, name, result)
+		}
+	}
+}
+
+// deliver sends the data of a call, and its end. When the server answers before that, early is what
+// it says.
+func (s *Session) deliver(ctx context.Context, name string, src io.Reader) (early *frame, err error) {
 	s.flow.reset()
-	var early *frame
 	out := dataWriter{send: func(p []byte) error {
 		for {
 			f, ok, err := s.hear(ctx, name, s.flow.full(len(p)))
@@ -285,7 +305,7 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 		}
 	}}
 	defer out.release()
-	_, err := io.Copy(&out, src)
+	_, err = io.Copy(&out, src)
 	if err == nil {
 		err = out.flush()
 	}
@@ -295,26 +315,18 @@ func (s *Session) Send(ctx context.Context, name string, args any, src io.Reader
 	switch {
 	case early != nil:
 		if err := s.write(ctx, kindCancel, nil); err != nil {
-			return s.broken(ctx, name, err)
+			return nil, s.broken(ctx, name, err)
 		}
-		return s.finish(*early, name, result)
+		return early, nil
 	case err != nil && s.err() != nil: // the link has failed, not src
-		return s.broken(ctx, name, s.err())
+		return nil, s.broken(ctx, name, s.err())
 	case err != nil:
-		return s.settle(err)
+		return nil, s.settle(err)
 	}
 	if err := s.write(ctx, kindEnd, nil); err != nil {
-		return s.broken(ctx, name, err)
+		return nil, s.broken(ctx, name, err)
 	}
-	for {
-		f, err := s.answer(ctx, name)
-		if err != nil {
-			return s.broken(ctx, name, err)
-		}
-		if !s.flow.heard(f, s.since()) {
-			return s.finish(f, name, result)
-		}
-	}
+	return nil, nil
 }
 
 // hear gives a frame that is there already. When the sending cannot go on without one it
@@ -345,6 +357,28 @@ func (s *Session) Receive(ctx context.Context, name string, args any) (*Stream, 
 	if err := s.begin(ctx, name, args, false, true); err != nil {
 		return nil, s.failed(ctx, name, err)
 	}
+	return s.stream(ctx, name)
+}
+
+// Exchange implements Caller.
+func (s *Session) Exchange(ctx context.Context, name string, args any, src io.Reader) (*Stream, error) {
+	if err := s.begin(ctx, name, args, true, true); err != nil {
+		return nil, s.failed(ctx, name, err)
+	}
+	early, err := s.deliver(ctx, name, src)
+	switch {
+	case err != nil:
+		return nil, err
+	case early == nil:
+		return s.stream(ctx, name)
+	case early.kind == kindError:
+		return nil, s.finish(*early, name, nil)
+	}
+	return nil, s.unexpected(*early) // data that was not asked for yet
+}
+
+// stream gives the data of a call that has been asked for.
+func (s *Session) stream(ctx context.Context, name string) (*Stream, error) {
 	st := &Stream{ctx: ctx, s: s, name: name}
 	// What fails at once is the error of the call, not of the first Read.
 	if err := st.fill(); err != nil && err != io.EOF {
@@ -392,6 +426,7 @@ func (st *Stream) fill() error {
 			st.f, st.rest = f, f.payload
 		case f.kind == kindEnd && !ended:
 			ended = true
+		case !ended && st.s.flow.heard(f, st.s.since()): // of an Exchange: the last that was sent
 		case f.kind == kindError:
 			st.err = st.s.finish(f, st.name, nil)
 		case f.kind == kindResult && ended:

@@ -5,8 +5,13 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgx-backup/pgx/internal/errs"
 )
+
+// pipeSize is room for one data frame, in bytes.
+const pipeSize = maxData
 
 // Stdio is the Transport of the standard input and output of this process, which nobody else
 // may use any more.
@@ -16,6 +21,11 @@ func Stdio() (Transport, error) {
 		if err := syscall.SetNonblock(fd, true); err != nil {
 			return nil, errs.WrapAs(errs.FileOpen, err, "use the standard streams")
 		}
+	}
+	for _, fd := range []uintptr{0, 1} {
+		// sshd writes as much at once as there is room for. What is no pipe, and a user
+		// whose share of memory for pipes is used up, do without.
+		_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
 	}
 	return &stdio{os.NewFile(0, "standard input"), os.NewFile(1, "standard output")}, nil
 }

@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// chunk is what goes between the channel and the goroutines that serve it.
-	chunk = 64 << 10
+	// chunk is what goes between the channel and the goroutines that serve it: a data frame of
+	// the protocol is written in one go.
+	chunk = 256 << 10
 	// keptErrors and keptOutput are how much is kept of the end of standard error and of the
 	// beginning of standard output, to explain an error.
 	keptErrors = 4 << 10
@@ -183,7 +184,12 @@ func (ch *Channel) send() {
 	for {
 		select {
 		case n := <-ch.out:
+			wire := ch.cn.client.wire
+			wire.Hold()
 			_, err := ch.ch.Write(ch.buf[:n])
+			if rerr := wire.Release(); err == nil {
+				err = rerr
+			}
 			ch.written <- err
 		case <-ch.shut:
 			return

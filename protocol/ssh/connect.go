@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/protocol/tcp"
 )
 
 // The steps towards a peer, as errors name them.
@@ -68,16 +68,16 @@ const (
 )
 
 // dial connects and logs in along the route. It gives all the connections on it.
-func (c *Client) dial(ctx context.Context) ([]*ssh.Client, error) {
+func (c *Client) dial(ctx context.Context) ([]*secured, error) {
 	select {
 	case c.logins <- struct{}{}:
 		defer func() { <-c.logins }()
 	case <-ctx.Done():
 		return nil, c.target().ended(ctx, stepConnect, c.c.Timeout)
 	}
-	var clients []*ssh.Client
+	var clients []*secured
 	for i := range c.route {
-		var via *ssh.Client
+		var via *secured
 		if i > 0 {
 			via = clients[i-1]
 		}
@@ -92,7 +92,7 @@ func (c *Client) dial(ctx context.Context) ([]*ssh.Client, error) {
 }
 
 // login makes one connection, through via unless that is nil.
-func (c *Client) login(ctx context.Context, h *hop, via *ssh.Client) (*ssh.Client, error) {
+func (c *Client) login(ctx context.Context, h *hop, via *secured) (*secured, error) {
 	known, err := openKnownHosts(h)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (c *Client) login(ctx context.Context, h *hop, via *ssh.Client) (*ssh.Clien
 }
 
 // dialHop makes the connection under that of SSH.
-func (c *Client) dialHop(ctx context.Context, h *hop, via *ssh.Client) (net.Conn, error) {
+func (c *Client) dialHop(ctx context.Context, h *hop, via *secured) (net.Conn, error) {
 	if via != nil {
 		nc, err := via.DialContext(ctx, "tcp", h.address())
 		var refused *ssh.OpenChannelError
@@ -151,7 +151,7 @@ func (c *Client) dialHop(ctx context.Context, h *hop, via *ssh.Client) (net.Conn
 	var dns *net.DNSError
 	switch {
 	case err == nil:
-		if err := limitSilence(nc, c.c.Silence); err != nil {
+		if err := tcp.LimitSilence(nc, c.c.Silence); err != nil {
 			_ = nc.Close() // nothing was written
 			return nil, h.fail(stepConnect, "%w", err)
 		}
@@ -192,30 +192,17 @@ func keepAlive(silence time.Duration) net.KeepAliveConfig {
 	}
 }
 
-// limitSilence makes writes fail when the peer does not confirm them any more. Else a cut cable
-// is noticed after a quarter of an hour.
-func limitSilence(nc net.Conn, silence time.Duration) error {
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok || silence <= 0 {
-		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	if err := raw.Control(func(fd uintptr) {
-		serr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
-	}); err != nil {
-		return err
-	}
-	return serr
+// secured is a connection of SSH and the one below it.
+type secured struct {
+	*ssh.Client
+	wire *tcp.Conn
 }
 
 // handshake logs in over nc, which it closes when that fails. dropped says that the server closed
 // the connection before it said anything.
-func (c *Client) handshake(ctx context.Context, h *hop, nc net.Conn, known *knownHosts, ids *identities) (client *ssh.Client, dropped bool, err error) {
-	greeted := &greeting{Conn: nc}
+func (c *Client) handshake(ctx context.Context, h *hop, nc net.Conn, known *knownHosts, ids *identities) (client *secured, dropped bool, err error) {
+	gathered := tcp.NewConn(nc)
+	greeted := &greeting{Conn: gathered}
 	var step, offered atomic.Value // written by the goroutine that exchanges keys
 	var wrongHost error
 	step.Store(stepConnect)
@@ -249,7 +236,7 @@ func (c *Client) handshake(ctx context.Context, h *hop, nc net.Conn, known *know
 		return nil, false, h.ended(ctx, step.Load().(string), c.c.Timeout)
 	case err == nil:
 		c.c.Log.Debug("connected", "peer", h.String(), "server", string(sc.ServerVersion()))
-		return ssh.NewClient(sc, chans, reqs), false, nil
+		return &secured{ssh.NewClient(sc, chans, reqs), gathered}, false, nil
 	}
 	switch {
 	case !isSSH:

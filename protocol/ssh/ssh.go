@@ -87,7 +87,7 @@ type conn struct {
 	cancel context.CancelCauseFunc // ends the attempt
 
 	// Set before ready is closed:
-	client    *ssh.Client
+	client    *secured
 	err       error
 	abandoned bool // err is that of a caller whose context has ended, nobody else's
 
@@ -245,7 +245,7 @@ func (c *Client) connect(ctx context.Context, cn *conn) {
 }
 
 // closeAll closes connections that lie in one another, and waits until they have ended.
-func closeAll(clients []*ssh.Client) {
+func closeAll(clients []*secured) {
 	for i := len(clients) - 1; i >= 0; i-- {
 		_ = clients[i].Close() // it may have ended already
 		_ = clients[i].Wait()

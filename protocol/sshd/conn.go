@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/protocol/tcp"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 // waits for a goroutine that may be waiting for us.
 type conn struct {
 	server   *Server
-	net      net.Conn
+	net      *tcp.Conn
 	channels <-chan ssh.NewChannel
 	requests <-chan *ssh.Request
 	end      context.CancelCauseFunc // of all sessions
@@ -181,7 +181,7 @@ func (c *conn) forget() {
 // session runs one channel until the client has acknowledged its end.
 func (c *conn) session(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer c.forget()
-	t := &transport{channel: channel, silence: c.server.config.Silence, cut: c.cut}
+	t := &transport{channel: channel, wire: c.net, silence: c.server.config.Silence, cut: c.cut}
 	late := time.AfterFunc(t.silence, c.cut)
 	defer late.Stop()
 	started := t.awaitExec(requests)
@@ -205,6 +205,7 @@ func (c *conn) session(ctx context.Context, channel ssh.Channel, requests <-chan
 // transport is a channel whose Close makes blocked calls return.
 type transport struct {
 	channel ssh.Channel
+	wire    *tcp.Conn
 	silence time.Duration
 	cut     func()
 
@@ -238,8 +239,16 @@ func (t *transport) awaitExec(requests <-chan *ssh.Request) bool {
 	return false
 }
 
-func (t *transport) Read(p []byte) (int, error)  { return t.channel.Read(p) }
-func (t *transport) Write(p []byte) (int, error) { return t.channel.Write(p) }
+func (t *transport) Read(p []byte) (int, error) { return t.channel.Read(p) }
+
+func (t *transport) Write(p []byte) (int, error) {
+	t.wire.Hold()
+	n, err := t.channel.Write(p)
+	if rerr := t.wire.Release(); err == nil {
+		err = rerr
+	}
+	return n, err
+}
 
 // Close tells the client that the command has ended. Reads and writes that are blocked
 // return when it answers. One that does not is cut off: no other way leads out of them.

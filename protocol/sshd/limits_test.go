@@ -108,20 +108,34 @@ func TestMaxSessions(t *testing.T) {
 }
 
 func TestRequestsBeforeExecAreLimited(t *testing.T) {
+	const limit = 64
 	key := signer(t)
 	l := start(t, sshd.Config{Serve: echo}, grant(t, "archive main", key.PublicKey(), "db1"))
-	channel, requests, err := l.connect(t, key).OpenChannel("session", nil)
-	if err != nil {
-		t.Fatal(err)
+	// after is a session that so many requests have gone to.
+	after := func(n int) ssh.Channel {
+		t.Helper()
+		channel, requests, err := l.connect(t, key).OpenChannel("session", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go ssh.DiscardRequests(requests)
+		for i := range n {
+			if ok, err := channel.SendRequest("env", true, nil); ok || err != nil {
+				t.Fatalf("request %d of %d: %v, error %v", i+1, n, ok, err)
+			}
+		}
+		return channel
 	}
-	go ssh.DiscardRequests(requests)
-	n := 0
-	for ; err == nil && n < 1000; n++ {
-		_, err = channel.SendRequest("env", true, nil)
+	exec := ssh.Marshal(struct{ Command string }{"pgx"})
+	if ok, err := after(limit-1).SendRequest("exec", true, exec); !ok || err != nil {
+		t.Errorf("exec after %d requests: %v, error %v", limit-1, ok, err)
 	}
-	if err != io.EOF || n > 100 {
-		t.Errorf("%d requests, error %v", n, err)
-	}
+	channel, ended := after(limit), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, channel)
+	}()
+	within(t, "end of a session with too many requests", ended)
 }
 
 func TestUnusedConnectionEnds(t *testing.T) {

@@ -30,9 +30,9 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/protocol/tcp"
 )
 
 // Peer is who is at the other end of a session: the key that logged in and nothing else.
@@ -261,13 +261,14 @@ func (s *Server) handle(accepting, running context.Context, nc net.Conn) {
 		s.refused.say(running, slog.LevelInfo, "connection from '"+nc.RemoteAddr().String()+"' refused: "+why)
 		return
 	}
-	sc, channels, requests, err := s.login(accepting, nc)
+	wire := tcp.NewConn(nc)
+	sc, channels, requests, err := s.login(accepting, nc, wire)
 	s.leave(source)
 	if err != nil {
 		s.logRefusal(accepting, nc.RemoteAddr(), err)
 		return
 	}
-	c := &conn{server: s, net: nc, channels: channels, requests: requests}
+	c := &conn{server: s, net: wire, channels: channels, requests: requests}
 	running, c.end = context.WithCancelCause(running)
 	defer c.end(nil)
 	if why := c.register(sc.Permissions.ExtraData[provenKey{}].(string)); why != "" {
@@ -281,17 +282,17 @@ func (s *Server) handle(accepting, running context.Context, nc net.Conn) {
 	_ = sc.Wait() // how the connection ended is the sessions' concern
 }
 
-// login is done when the client has proved that it has a key. One that has not when ctx
-// ends is not worth waiting for.
-func (s *Server) login(ctx context.Context, nc net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+// login is done when the client, with whom wire speaks over nc, has proved that it has a
+// key. One that has not when ctx ends is not worth waiting for.
+func (s *Server) login(ctx context.Context, nc net.Conn, wire *tcp.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	defer context.AfterFunc(ctx, func() { _ = nc.Close() })() // only makes the handshake return
-	if err := setUserTimeout(nc, s.config.Silence); err != nil {
+	if err := tcp.LimitSilence(nc, s.config.Silence); err != nil {
 		return nil, nil, nil, err
 	}
 	if err := nc.SetDeadline(time.Now().Add(s.config.LoginTime)); err != nil {
 		return nil, nil, nil, err
 	}
-	sc, channels, requests, err := ssh.NewServerConn(nc, s.ssh)
+	sc, channels, requests, err := ssh.NewServerConn(wire, s.ssh)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -299,31 +300,13 @@ func (s *Server) login(ctx context.Context, nc net.Conn) (*ssh.ServerConn, <-cha
 	return sc, channels, requests, nil
 }
 
-// setUserTimeout makes the kernel give up a connection whose peer does not acknowledge what we
-// send, or takes nothing, for that long.
-func setUserTimeout(nc net.Conn, d time.Duration) error {
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	err = raw.Control(func(fd uintptr) {
-		serr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
-	})
-	return errors.Join(err, serr)
-}
-
 // sourceOf is what counts as one address: of IPv6 a whole network of one site.
 func sourceOf(a net.Addr) netip.Prefix {
-	tcp, ok := a.(*net.TCPAddr)
+	from, ok := a.(*net.TCPAddr)
 	if !ok {
 		return netip.Prefix{}
 	}
-	addr := tcp.AddrPort().Addr().Unmap()
+	addr := from.AddrPort().Addr().Unmap()
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = 64
