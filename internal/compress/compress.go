@@ -6,8 +6,8 @@
 //
 // A codec has a normal form, which stands for itself in a file, and a raw form,
 // used for super blocks and inside bundles, where something else already guards the
-// bytes. They differ for gz (zlib instead of gzip) and lz4 (no content checksum).
-// The forms are specified in section 5 of the repository format.
+// bytes. They differ for gz (zlib instead of gzip) alone: pgBackRest's normal form of lz4 has a
+// content checksum, which is read here and not written. The forms are specified in section 5 of the repository format.
 package compress
 
 import (

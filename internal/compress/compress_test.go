@@ -547,7 +547,7 @@ func TestHeaders(t *testing.T) {
 	if h := head(compress.NewRawWriter, compress.Gzip, 1); h[0] != 0x78 {
 		t.Errorf("gz raw: % x", h)
 	}
-	if h := head(compress.NewWriter, compress.LZ4, 6); !bytes.Equal(h, []byte{4, 0x22, 0x4d, 0x18, 0x64, 0x40}) {
+	if h := head(compress.NewWriter, compress.LZ4, 6); !bytes.Equal(h, []byte{4, 0x22, 0x4d, 0x18, 0x60, 0x40}) {
 		t.Errorf("lz4: % x", h)
 	}
 	if h := head(compress.NewRawWriter, compress.LZ4, 6); !bytes.Equal(h, []byte{4, 0x22, 0x4d, 0x18, 0x60, 0x40}) {

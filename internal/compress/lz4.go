@@ -7,11 +7,13 @@ import (
 	"io"
 
 	"github.com/pierrec/lz4/v4"
+
+	fastlz4 "github.com/pgx-backup/pgx/internal/lz4"
 )
 
-// The LZ4 frame is read and written here, around the block functions of pierrec/lz4: its
-// own frame reader copies the history of linked blocks, which are what pgBackRest writes,
-// over and over, and its writer has no choice of acceleration.
+// The LZ4 frame is read and written here, around the block functions of internal/lz4, and for the
+// levels that search around that of pierrec/lz4. Its frame and block readers are slow with
+// linked blocks, which are what pgBackRest writes.
 //
 // A frame (lz4_Frame_format.md of the LZ4 project, integers little endian) is
 //
@@ -50,35 +52,41 @@ func lz4BlockMax(bd byte) int {
 	return 1 << (2*int(bd>>4) + 8)
 }
 
-// lz4Encoder writes one frame.
+// lz4Encoder writes one frame. It has no checksum of the content, which is optional: the repository
+// keeps a SHA-1 of everything, by which all readers go, and to compute another takes a tenth of
+// the time of compressing. pgBackRest writes one, and reads both.
 type lz4Encoder struct {
 	w        io.Writer
-	compress func(src, dst []byte) (int, error)
-	checksum bool
+	compress func(dst, src []byte) int // 0: it would not be shorter
 	begun    bool
 	err      error
-	sum      xxh32
 	in       []byte // content not compressed yet, less than a block
 	out      []byte
 }
 
-func newLZ4Encoder(level int, checksum bool) *lz4Encoder {
-	e := &lz4Encoder{checksum: checksum, in: make([]byte, 0, lz4BlockSize)}
+func newLZ4Encoder(level int) *lz4Encoder {
+	e := &lz4Encoder{in: make([]byte, 0, lz4BlockSize)}
 	// The steps of liblz4: below 3 the fast encoder, which negative levels accelerate,
 	// from 3 on the one that searches, twice as deep with each level.
 	if level < 3 {
-		fast := &lz4.CompressorCCompat{Acceleration: max(1, 1-level)}
-		e.compress = fast.CompressBlock
+		fast := &fastlz4.Encoder{}
+		e.compress = func(dst, src []byte) int { return fast.Encode(dst, src, max(1, 1-level)) }
 	} else {
 		deep := &lz4.CompressorHC{Level: 1 << (level - 1)}
-		e.compress = deep.CompressBlock
+		e.compress = func(dst, src []byte) int {
+			// The error would be that dst is too short, which its bound excludes.
+			n, err := deep.CompressBlock(src, dst)
+			if err != nil || n >= len(src) {
+				return 0
+			}
+			return n
+		}
 	}
 	return e
 }
 
 func (e *lz4Encoder) reset(w io.Writer) {
 	e.w, e.begun, e.err, e.in = w, false, nil, e.in[:0]
-	e.sum.reset()
 }
 
 func (e *lz4Encoder) Write(p []byte) (int, error) {
@@ -110,9 +118,6 @@ func (e *lz4Encoder) Close() error {
 		e.encode(e.in)
 	}
 	e.out = append(e.out, 0, 0, 0, 0)
-	if e.checksum {
-		e.out = binary.LittleEndian.AppendUint32(e.out, e.sum.sum())
-	}
 	_, e.err = e.w.Write(e.out)
 	return e.err
 }
@@ -134,17 +139,11 @@ func (e *lz4Encoder) encode(src []byte) {
 			bd = 4 << 4
 		}
 		flags := byte(lz4FlagVersion | lz4FlagIndependent)
-		if e.checksum {
-			flags |= lz4FlagContentChecksum
-		}
 		e.out = binary.LittleEndian.AppendUint32(e.out, lz4Magic)
 		e.out = append(e.out, flags, bd, byte(xxh32Sum([]byte{flags, bd})>>8))
 	}
 	if len(src) == 0 {
 		return
-	}
-	if e.checksum {
-		e.sum.write(src)
 	}
 
 	at := len(e.out)
@@ -153,10 +152,9 @@ func (e *lz4Encoder) encode(src []byte) {
 		e.out = append(make([]byte, 0, need+32), e.out...) // room for the end as well
 	}
 	out := e.out[:need]
-	// The error would be that out is too short, which its bound excludes.
-	n, err := e.compress(src, out[at+4:])
+	n := e.compress(out[at+4:], src)
 	size := uint32(n)
-	if err != nil || n == 0 || n >= len(src) {
+	if n == 0 {
 		n = copy(out[at+4:], src)
 		size = uint32(n) | lz4Stored
 	}
@@ -172,6 +170,7 @@ var (
 	errLZ4Dict     = errors.New("frame needs a dictionary")
 	errLZ4Size     = errors.New("block is larger than the frame allows")
 	errLZ4Checksum = errors.New("checksum of the content does not match")
+	errLZ4Data     = errors.New("block is damaged")
 	errLZ4Block    = errors.New("checksum of a block does not match")
 	errLZ4Length   = errors.New("content is not as long as the frame says")
 )
@@ -263,33 +262,16 @@ func (d *lz4Decoder) decode() error {
 	d.makeRoom()
 	dst := d.win[d.fill : d.fill+d.blockMax : d.fill+d.blockMax]
 
-	src := dst[:n]
-	if !stored {
-		if cap(d.in) < d.blockMax {
-			d.in = make([]byte, d.blockMax)
+	if stored {
+		dst = dst[:n]
+		if _, err := io.ReadFull(d.r, dst); err != nil {
+			return unexpected(err)
 		}
-		src = d.in[:n]
-	}
-	if _, err := io.ReadFull(d.r, src); err != nil {
-		return unexpected(err)
-	}
-	if d.flags&lz4FlagBlockChecksum != 0 {
-		want, err := d.uint32()
-		if err != nil {
+		if err := d.checkBlock(dst); err != nil {
 			return err
 		}
-		if xxh32Sum(src) != want {
-			return errLZ4Block
-		}
-	}
-	if !stored {
-		var history []byte
-		if d.flags&lz4FlagIndependent == 0 {
-			history = d.win[max(d.start, d.fill-lz4History):d.fill]
-		}
-		if n, err = lz4.UncompressBlockWithDict(src, dst, history); err != nil {
-			return err
-		}
+	} else if n, err = d.decompress(n, dst); err != nil {
+		return err
 	}
 
 	if d.flags&lz4FlagContentChecksum != 0 {
@@ -302,6 +284,57 @@ func (d *lz4Decoder) decode() error {
 		d.left -= uint64(n)
 	}
 	d.fill += n
+	return nil
+}
+
+// decompress reads a block of n bytes and decompresses it into win from fill on, which dst is.
+func (d *lz4Decoder) decompress(n int, dst []byte) (int, error) {
+	var src []byte
+	var err error
+	// A block that fits into the input's buffer is decompressed out of it.
+	peek := n <= d.r.Size() && d.flags&lz4FlagBlockChecksum == 0
+	if peek {
+		if src, err = d.r.Peek(n); err != nil {
+			return 0, unexpected(err)
+		}
+	} else {
+		if cap(d.in) < d.blockMax {
+			d.in = make([]byte, d.blockMax)
+		}
+		src = d.in[:n]
+		if _, err = io.ReadFull(d.r, src); err != nil {
+			return 0, unexpected(err)
+		}
+		if err = d.checkBlock(src); err != nil {
+			return 0, err
+		}
+	}
+	history := 0
+	if d.flags&lz4FlagIndependent == 0 {
+		history = min(lz4History, d.fill-d.start)
+	}
+	end := fastlz4.Decode(d.win[d.fill-history:d.fill+len(dst)], history, src)
+	if end < 0 {
+		return 0, errLZ4Data
+	}
+	if peek {
+		_, err = d.r.Discard(n)
+	}
+	return end - history, err
+}
+
+// checkBlock reads the checksum of a block, if there is one.
+func (d *lz4Decoder) checkBlock(block []byte) error {
+	if d.flags&lz4FlagBlockChecksum == 0 {
+		return nil
+	}
+	want, err := d.uint32()
+	if err != nil {
+		return err
+	}
+	if xxh32Sum(block) != want {
+		return errLZ4Block
+	}
 	return nil
 }
 

@@ -4,19 +4,20 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/spare"
 )
 
 const (
 	// inputSize is how much of the stored bytes is read at once: small against the
-	// decoders' own buffers, large against the cost of a system call.
-	inputSize = 64 << 10
+	// decoders' own buffers, large against the cost of a system call. It has room for two of
+	// the blocks in pgBackRest's lz4 frames.
+	inputSize = 128 << 10
 
 	// maxZstdWindow is the window of level 22, the largest libzstd makes or accepts unasked.
 	// It bounds what a damaged or hostile header can make us allocate.
@@ -41,10 +42,10 @@ type decoder interface {
 	reset(r *bufio.Reader) error
 }
 
-// decoders are the pools of *state. They keep nothing that a caller could see.
-var decoders = map[form]*sync.Pool{
-	{t: Gzip}:             pool(func() decoder { return new(gzipDecoder) }),
-	{t: Gzip, raw: true}:  pool(func() decoder { return new(zlibDecoder) }),
+// decoders has the spare ones of each form, which keep nothing that a caller could see.
+var decoders = map[form]*spares{
+	{t: Gzip}:             {fresh: func() decoder { return new(gzipDecoder) }},
+	{t: Gzip, raw: true}:  {fresh: func() decoder { return new(zlibDecoder) }},
 	{t: Bzip2}:            bzip2Decoders,
 	{t: Bzip2, raw: true}: bzip2Decoders,
 	{t: LZ4}:              lz4Decoders,
@@ -54,17 +55,23 @@ var decoders = map[form]*sync.Pool{
 }
 
 var (
-	bzip2Decoders = pool(func() decoder { return new(bzip2Decoder) })
-	lz4Decoders   = pool(func() decoder { return new(lz4Decoder) })
-	zstdDecoders  = pool(func() decoder { return new(zstdDecoder) })
+	bzip2Decoders = &spares{fresh: func() decoder { return new(bzip2Decoder) }}
+	lz4Decoders   = &spares{fresh: func() decoder { return new(lz4Decoder) }}
+	zstdDecoders  = &spares{fresh: func() decoder { return new(zstdDecoder) }}
 )
 
-func pool(dec func() decoder) *sync.Pool {
-	return &sync.Pool{New: func() any {
-		s := &state{dec: dec()}
-		s.buf = bufio.NewReaderSize(&s.src, inputSize)
-		return s
-	}}
+// spares are the decoders of a form that nobody uses.
+type spares struct {
+	spare.List[*state]
+	fresh func() decoder
+}
+
+func (s *spares) take() *state {
+	return s.Make(func() *state {
+		st := &state{dec: s.fresh()}
+		st.buf = bufio.NewReaderSize(&st.src, inputSize)
+		return st
+	})
 }
 
 func newReader(t Type, raw bool, r io.Reader) (io.ReadCloser, error) {
@@ -74,11 +81,11 @@ func newReader(t Type, raw bool, r io.Reader) (io.ReadCloser, error) {
 	if _, err := ParseType(string(t)); err != nil {
 		return nil, err
 	}
-	pool := decoders[form{t: t, raw: raw}]
-	s := pool.Get().(*state)
+	spares := decoders[form{t: t, raw: raw}]
+	s := spares.take()
 	s.src = source{r: r}
 	s.buf.Reset(&s.src)
-	rd := &reader{t: t, state: s, pool: pool}
+	rd := &reader{t: t, state: s, spares: spares}
 	if _, ok := s.dec.(io.WriterTo); ok {
 		return &writerToReader{rd}, nil
 	}
@@ -100,7 +107,7 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// state is what the pool keeps.
+// state is a decoder with its input.
 type state struct {
 	src source
 	buf *bufio.Reader
@@ -111,7 +118,7 @@ type state struct {
 type reader struct {
 	t       Type
 	state   *state // nil once closed
-	pool    *sync.Pool
+	spares  *spares
 	started bool
 	err     error // of the last Read, given again by the next
 }
@@ -166,7 +173,7 @@ func (r *reader) Close() error {
 		return nil
 	}
 	r.state.src = source{}
-	r.pool.Put(r.state)
+	r.spares.Put(r.state)
 	r.state = nil
 	return nil
 }
@@ -242,6 +249,9 @@ func (d *zlibDecoder) reset(r *bufio.Reader) (err error) {
 type zstdDecoder struct{ zr *zstd.Decoder }
 
 func (d *zstdDecoder) Read(p []byte) (int, error) { return d.zr.Read(p) }
+
+// WriteTo writes block by block, without a copy.
+func (d *zstdDecoder) WriteTo(w io.Writer) (int64, error) { return d.zr.WriteTo(w) }
 
 func (d *zstdDecoder) reset(r *bufio.Reader) (err error) {
 	if d.zr == nil {

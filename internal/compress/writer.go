@@ -8,9 +8,9 @@ import (
 	"github.com/dsnet/compress/bzip2"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/spare"
 )
 
 // NewWriter gives a writer that compresses what is written to it into w, in the
@@ -18,12 +18,24 @@ import (
 // must be called; it does not close w. The level of None is ignored; any other level outside
 // LevelRange is an OptionInvalidValue error.
 func NewWriter(t Type, level int, w io.Writer) (io.WriteCloser, error) {
-	return newWriter(t, false, level, w)
+	return newWriter(t, false, level, w, nil)
 }
 
 // NewRawWriter is NewWriter for the raw form of t.
 func NewRawWriter(t Type, level int, w io.Writer) (io.WriteCloser, error) {
-	return newWriter(t, true, level, w)
+	return newWriter(t, true, level, w, nil)
+}
+
+// Series is the short streams of one longer content, such as the super blocks of a file: what is found out about the
+// content in some of them serves those that follow. It is for one stream at a time.
+type Series struct{ choice choice }
+
+// NewSeries begins a series.
+func NewSeries() *Series { return &Series{choice{untilSample: seriesFrom}} }
+
+// NewRawWriter is the function of that name, for the next stream.
+func (s *Series) NewRawWriter(t Type, level int, w io.Writer) (io.WriteCloser, error) {
+	return newWriter(t, true, level, w, &s.choice)
 }
 
 // encoder is a codec of which one instance can write many streams. After reset it
@@ -40,11 +52,11 @@ type form struct {
 	level int
 }
 
-// encoders holds a *sync.Pool of encoder for each form in use. It keeps no state
+// encoders holds a *spare.List[encoder] for each form in use: one of zst can take 20 MB. It keeps no state
 // that a caller could see.
 var encoders sync.Map
 
-func newWriter(t Type, raw bool, level int, w io.Writer) (io.WriteCloser, error) {
+func newWriter(t Type, raw bool, level int, w io.Writer, c *choice) (io.WriteCloser, error) {
 	if t == None {
 		return plainWriter{w}, nil
 	}
@@ -57,11 +69,12 @@ func newWriter(t Type, raw bool, level int, w io.Writer) (io.WriteCloser, error)
 	}
 
 	f := form{t, raw, level}
-	pool, ok := encoders.Load(f)
+	list, ok := encoders.Load(f)
 	if !ok {
-		pool, _ = encoders.LoadOrStore(f, new(sync.Pool))
+		list, _ = encoders.LoadOrStore(f, new(spare.List[encoder]))
 	}
-	enc, ok := pool.(*sync.Pool).Get().(encoder)
+	spares := list.(*spare.List[encoder])
+	enc, ok := spares.Take()
 	if !ok {
 		var err error
 		if enc, err = newEncoder(f); err != nil {
@@ -69,7 +82,12 @@ func newWriter(t Type, raw bool, level int, w io.Writer) (io.WriteCloser, error)
 		}
 	}
 	enc.reset(w)
-	return &writer{enc: enc, pool: pool.(*sync.Pool)}, nil
+	if e, ok := enc.(*sampledEncoder); ok && c != nil {
+		if err := e.follow(c); err != nil {
+			return nil, err
+		}
+	}
+	return &writer{enc: enc, spares: spares}, nil
 }
 
 func newEncoder(f form) (encoder, error) {
@@ -84,14 +102,9 @@ func newEncoder(f form) (encoder, error) {
 		zw, err := bzip2.NewWriter(nil, &bzip2.WriterConfig{Level: f.level})
 		return bzip2Encoder{zw}, err
 	case f.t == LZ4:
-		return newLZ4Encoder(f.level, !f.raw), nil
+		return newLZ4Encoder(f.level), nil
 	default:
-		// One frame without checksum, as pgBackRest writes it: the repository keeps a
-		// SHA-1 of everything. The windows (4 or 8 MiB) are within what any decoder allows. With
-		// WithLowerEncoderMem it would take 60 % more time.
-		zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(f.level)),
-			zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
-		return zstdEncoder{zw}, err
+		return newZstdEncoder(f)
 	}
 }
 
@@ -99,7 +112,6 @@ type (
 	gzipEncoder  struct{ *gzip.Writer }
 	zlibEncoder  struct{ *zlib.Writer }
 	bzip2Encoder struct{ *bzip2.Writer }
-	zstdEncoder  struct{ *zstd.Encoder }
 )
 
 // reset asks for the modification time 0; its zero value would be stored as another.
@@ -110,12 +122,11 @@ func (e gzipEncoder) reset(w io.Writer) {
 
 func (e zlibEncoder) reset(w io.Writer)  { e.Reset(w) }
 func (e bzip2Encoder) reset(w io.Writer) { _ = e.Reset(w) } // it has no error to give
-func (e zstdEncoder) reset(w io.Writer)  { e.Reset(w) }
 
 // writer lends an encoder for one stream.
 type writer struct {
-	enc  encoder // nil once closed
-	pool *sync.Pool
+	enc    encoder // nil once closed
+	spares *spare.List[encoder]
 }
 
 var errClosed = errs.New(errs.Assert, "compression stream is already closed")
@@ -134,8 +145,8 @@ func (w *writer) Close() error {
 		return nil
 	}
 	err := w.enc.Close()
-	w.enc.reset(nil) // the pool must not keep the destination alive
-	w.pool.Put(w.enc)
+	w.enc.reset(nil) // the destination must not be kept alive
+	w.spares.Put(w.enc)
 	w.enc = nil
 	return err
 }
