@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"crypto/sha1"
+	"errors"
 	"hash"
 	"io"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 )
@@ -12,7 +14,8 @@ import (
 // LoadSpec says what a stored file must turn out to be.
 type LoadSpec struct {
 	Compress compress.Type
-	Raw      bool      // the raw form of Compress, see StoreSpec
+	Cipher   cipher.Pass
+	Raw      bool      // the raw forms of Compress and Cipher, see StoreSpec
 	Size     int64     // in bytes; negative if not known
 	SHA1     *[20]byte // nil if not known
 }
@@ -20,29 +23,37 @@ type LoadSpec struct {
 // Load reads a file out of what is stored. It gives io.EOF only after all that the
 // spec says of the content was found true.
 type Load struct {
-	spec LoadSpec
-	dec  io.ReadCloser
-	sum  hash.Hash
-	size int64
-	err  error
+	spec  LoadSpec
+	plain *cipher.Reader // what dec reads; nil if nothing is encrypted
+	dec   io.ReadCloser
+	sum   hash.Hash
+	size  int64
+	err   error
 }
 
 // NewLoad prepares the reading of stored, which it does not close. Reading
 // starts with the first Read or WriteTo, and gives besides the errors of stored
 //
+//   - a Crypto error if it cannot be decrypted, or what comes out is nothing that could be
+//     decompressed: the passphrase may be the wrong one;
 //   - a Format error if the compressed data is damaged or cut off;
 //   - a Checksum error instead of io.EOF if size or SHA-1 are not the expected ones. Content
 //     that is too long is not read to its end.
 func NewLoad(stored io.Reader, spec LoadSpec) (*Load, error) {
-	newReader := compress.NewReader
+	newDecrypter, newReader := cipher.NewReader, compress.NewReader
 	if spec.Raw {
-		newReader = compress.NewRawReader
+		newDecrypter, newReader = cipher.NewRawReader, compress.NewRawReader
 	}
-	dec, err := newReader(spec.Compress, stored)
-	if err != nil {
+	l := &Load{spec: spec, sum: sha1.New()}
+	if spec.Cipher.Given() {
+		l.plain = newDecrypter(stored, spec.Cipher)
+		stored = l.plain
+	}
+	var err error
+	if l.dec, err = newReader(spec.Compress, stored); err != nil {
 		return nil, err
 	}
-	return &Load{spec: spec, dec: dec, sum: sha1.New()}, nil
+	return l, nil
 }
 
 // Read gives the next bytes of the content.
@@ -69,12 +80,12 @@ func (l *Load) WriteTo(w io.Writer) (int64, error) {
 	dst := loadWriter{load: l, w: w}
 	if src, ok := l.dec.(io.WriterTo); ok && l.spec.Compress != compress.None {
 		if _, err := src.WriteTo(&dst); err != nil {
-			l.err = err
+			l.err = l.end(err)
 		} else {
 			l.err = l.end(io.EOF)
 		}
 	} else {
-		buf := buffers.Get().(*[]byte)
+		buf := buffers.Make(newBuffer)
 		for l.err == nil {
 			n, err := l.dec.Read(*buf)
 			if _, werr := dst.Write((*buf)[:n]); werr != nil {
@@ -123,6 +134,9 @@ func (l *Load) add(p []byte) error {
 // end turns the end of the content into what is found out there, and leaves any other
 // error, or none, as it is.
 func (l *Load) end(err error) error {
+	if l.plain != nil {
+		err = l.decrypted(err)
+	}
 	if err != io.EOF {
 		return err
 	}
@@ -132,6 +146,22 @@ func (l *Load) end(err error) error {
 	}
 	if l.spec.Size >= 0 && l.size != l.spec.Size {
 		return errs.New(errs.Checksum, "actual size %d does not match expected size %d", l.size, l.spec.Size)
+	}
+	return io.EOF
+}
+
+// decrypted is end for what was encrypted. A decoder may know where its input ends
+// without looking, but only at the end of all is it known whether it could be decrypted.
+func (l *Load) decrypted(err error) error {
+	if errs.CodeOf(err) == errs.Format && l.size == 0 {
+		err = errs.New(errs.Crypto, "what was decrypted is not of compress type '%s': %w", l.spec.Compress, err)
+		return errs.WithHint(err, "the content is damaged, or the passphrase is not the one it was encrypted with")
+	}
+	if err != io.EOF || l.spec.Compress == compress.None {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, l.plain); err != nil {
+		return err
 	}
 	return io.EOF
 }
@@ -155,5 +185,9 @@ func (l *Load) Close() error {
 	if l.err == nil {
 		l.err = errs.New(errs.Assert, "a stored file is read after it was closed")
 	}
-	return l.dec.Close()
+	err := l.dec.Close()
+	if l.plain != nil {
+		err = errors.Join(err, l.plain.Close())
+	}
+	return err
 }

@@ -313,8 +313,25 @@ func TestKnownChecksum(t *testing.T) {
 		if res.SHA1 != known || res.Size != 7 {
 			t.Errorf("%s: %+v", typ, res)
 		}
-		if (res.RepoSHA1 == known) != (typ == compress.None) {
+		if res.RepoSHA1 != [20]byte{} {
 			t.Errorf("%s: stored bytes have checksum %x", typ, res.RepoSHA1)
+		}
+	}
+}
+
+// TestStoreInMemory: content that is in memory is stored as if it were read, whatever its size.
+func TestStoreInMemory(t *testing.T) {
+	for _, size := range []int{0, 1, 1000, 1 << 20, 1<<20 + 1, 3 << 20} {
+		content := rows(size)[:size]
+		for _, limit := range []int64{-1, 0, 1000, 1 << 20} {
+			for _, typ := range codecs[:3] {
+				spec := pipeline.StoreSpec{Compress: typ, Level: typ.DefaultLevel(), Limit: limit}
+				read, want := store(t, bytes.NewReader(content), spec)
+				given, got := store(t, bytes.NewBuffer(content), spec)
+				if !bytes.Equal(read, given) || got != want {
+					t.Errorf("%s, %d bytes, limit %d: %+v, read %+v", typ, size, limit, got, want)
+				}
+			}
 		}
 	}
 }

@@ -1,36 +1,50 @@
 // Package pipeline takes a file in one pass to what a repository stores, and back:
-// read, hash, check pages, compress; decompress, hash, compare. What a manifest must record
-// falls out of the pass.
+// read, hash, check pages, compress, encrypt, hash; decrypt, decompress, hash, compare. What a
+// manifest must record falls out of the pass.
 //
 // Both ways are pulled by the reader, on its goroutine, with pooled buffers. A stage is
-// not visible outside: a new one, such as encryption, changes a spec and not the callers.
+// not visible outside: it is a field of a spec.
 package pipeline
 
 import (
 	"crypto/sha1"
-	"errors"
 	"hash"
 	"io"
-	"io/fs"
-	"sync"
 
+	"github.com/pgx-backup/pgx/internal/block"
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
+	"github.com/pgx-backup/pgx/internal/spare"
 )
 
-// bufferSize is how much a pipeline handles at once when not told otherwise: 1 MiB keeps system calls
-// cheap and leaves the data in the second level cache from one stage to the next.
-const bufferSize = 1 << 20
+const (
+	// bufferSize is how much a pipeline encodes at once when not told otherwise.
+	bufferSize = 1 << 20
 
-// buffers holds *[]byte of bufferSize.
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+	// stepSize is how much of that is read, checked and hashed at once. So much is still in the second level cache when it is
+	// hashed, where 1 MiB is not. It is a multiple of any size of a page.
+	stepSize = 64 << 10
+)
+
+// buffers holds those of bufferSize, sealedBuffers those in which encrypted a buffer has room.
+var buffers, sealedBuffers spare.List[*[]byte]
+
+func newBuffer() *[]byte       { b := make([]byte, bufferSize); return &b }
+func newSealedBuffer() *[]byte { b := make([]byte, 0, bufferSize+cipher.Overhead); return &b }
 
 // StoreSpec says how a file becomes what is stored.
 type StoreSpec struct {
 	Compress compress.Type
 	Level    int  // within Compress.LevelRange
-	Raw      bool // the raw form of Compress, for what goes into a bundle
+	Raw      bool // the raw forms of Compress and Cipher, for what goes into a bundle
+
+	Cipher cipher.Pass // encrypts what is stored; none for nothing
+
+	// Blocks stores the file as super blocks and a map, each compressed and encrypted on its own in the raw
+	// forms; nil stores it whole. How is said above, not in Blocks.
+	Blocks *block.Spec
 
 	// Limit is how many bytes are read at most, though the file may have grown; negative reads
 	// to the end. A file that is shorter is stored as it is.
@@ -40,24 +54,11 @@ type StoreSpec struct {
 	BufferSize int
 
 	// SHA1 is the checksum of the content when the caller knows it, and that the content cannot
-	// change: it is then not computed again.
+	// change: no checksum is then computed, that of the stored bytes neither.
 	SHA1 *[20]byte
 
 	// Pages asks for a check of the page checksums, nil for none.
 	Pages *PageSpec
-}
-
-// PageSpec says how the pages of a file are checked (section 9 of the repository format).
-type PageSpec struct {
-	PageSize    int    // bytes, of the cluster
-	FirstBlock  uint32 // the number of the file's first page in its relation
-	HeaderCheck bool   // an unused page is known by its header, see postgres.CheckPage
-
-	// Reread reads the page at an offset of the file again, into page. A page that fails its check and has
-	// changed since is one PostgreSQL is writing, which WAL replay repairs. The same goes
-	// when the page is gone: io.EOF, io.ErrUnexpectedEOF or fs.ErrNotExist. Another error ends
-	// the pass. With nil a failed page is not read again.
-	Reread func(offset int64, page []byte) error
 }
 
 // Result is what a manifest records of a stored file.
@@ -65,23 +66,16 @@ type Result struct {
 	Size     int64    // bytes read
 	SHA1     [20]byte // of these bytes
 	RepoSize int64    // bytes stored
-	RepoSHA1 [20]byte // of the bytes stored
+	RepoSHA1 [20]byte // of the bytes stored; not known if StoreSpec.SHA1 was given
 	Pages    *PageResult
+
+	// MapSize is how much of RepoSize, at its end, is the block map, if the file is stored in blocks. Nothing is stored of a
+	// file that has bytes if no block of it has changed.
+	MapSize int64
 }
 
-// PageResult tells what the page check found.
-type PageResult struct {
-	// Valid is checksum-page of the manifest: every page is sound and the last one whole.
-	Valid bool
-	// Aligned tells whether the size is a multiple of the page size.
-	Aligned bool
-	// Errors are the pages that failed, numbered in the relation, ascending, with no two
-	// ranges touching. There are none if the file is not aligned, as pgBackRest records it.
-	Errors []PageRange
-}
-
-// PageRange is a run of pages, both ends included.
-type PageRange struct{ First, Last uint32 }
+// A source that has all its content in memory, as a *bytes.Buffer has, gives it without a copy.
+type inMemory interface{ Next(n int) []byte }
 
 // Store reads a file once and gives out what is to be stored. Nothing happens before
 // the first Read or WriteTo.
@@ -91,14 +85,18 @@ type Store struct {
 	left  int64 // how much may still be read; negative without limit
 	pages *pageCheck
 
-	in      *[]byte
-	pending []byte // to be given out, in *in or in out
-	err     error  // given out after what is pending
+	size    int     // how much is read at once
+	in      *[]byte // where to; nil if src is in memory
+	pending []byte  // to be given out, in *in or in out
+	err     error   // given out after what is pending
 
-	enc  io.WriteCloser // nil if nothing is compressed
-	out  output
-	sum  hash.Hash
-	repo hash.Hash // nil if nothing is compressed: then it is sum
+	blocks *block.Encoder // nil if the file is stored whole, else there is neither enc nor cipher
+	enc    io.WriteCloser // nil if nothing is compressed
+	out    output
+	cipher *cipher.Encrypter // nil if nothing is encrypted
+	sealed *[]byte           // pooled, what it gives
+	sum    hash.Hash         // nil if it is known
+	repo   hash.Hash         // nil if it is sum, as of what is stored as it is, or not wanted
 
 	result Result
 }
@@ -106,8 +104,15 @@ type Store struct {
 // NewStore prepares the pass over src. A level out of range is an OptionInvalidValue error, another
 // wrong spec is an Assert error.
 func NewStore(src io.Reader, spec StoreSpec) (*Store, error) {
-	s := &Store{src: src, spec: spec, left: spec.Limit, sum: sha1.New()}
+	s := &Store{src: src, spec: spec, left: spec.Limit}
+	if spec.SHA1 == nil {
+		s.sum = sha1.New()
+	}
 	size := bufferSize
+	if b := spec.Blocks; b != nil && b.BlockSize > 0 && b.BlockSize < bufferSize {
+		// Whole blocks: of one that is split the first part has to be copied.
+		size = int(b.BlockSize) * max(1, stepSize/int(b.BlockSize))
+	}
 	if spec.BufferSize > 0 {
 		size = spec.BufferSize
 	}
@@ -119,26 +124,67 @@ func NewStore(src io.Reader, spec StoreSpec) (*Store, error) {
 		size += -size & (p.PageSize - 1)
 		s.pages = &pageCheck{spec: *p, next: p.FirstBlock}
 	}
-	if spec.Compress != compress.None {
-		newWriter := compress.NewWriter
-		if spec.Raw {
-			newWriter = compress.NewRawWriter
-		}
-		enc, err := newWriter(spec.Compress, spec.Level, &s.out)
-		if err != nil {
+	if spec.Blocks != nil {
+		if err := s.inBlocks(); err != nil {
 			return nil, err
 		}
-		s.enc, s.repo, s.out.buf = enc, sha1.New(), buffers.Get().(*[]byte)
-		s.out.b = (*s.out.buf)[:0]
+	} else if err := s.whole(); err != nil {
+		return nil, err
 	}
-	s.in = takeBuffer(size)
+	if s.sum != nil && (s.blocks != nil || s.enc != nil || s.cipher != nil) {
+		s.repo = sha1.New()
+	}
+	s.size = size
+	if _, ok := src.(inMemory); !ok {
+		s.in = takeBuffer(size)
+	}
 	return s, nil
+}
+
+// inBlocks prepares the stage of a file that is stored in blocks.
+func (s *Store) inBlocks() (err error) {
+	spec := *s.spec.Blocks
+	spec.Compress, spec.Level, spec.Cipher = s.spec.Compress, s.spec.Level, s.spec.Cipher
+	if s.blocks, err = block.NewEncoder(spec); err != nil {
+		return err
+	}
+	s.takeOutput()
+	return nil
+}
+
+// whole prepares the stages of a file that is stored whole.
+func (s *Store) whole() error {
+	if s.spec.Compress != compress.None {
+		newWriter := compress.NewWriter
+		if s.spec.Raw {
+			newWriter = compress.NewRawWriter
+		}
+		enc, err := newWriter(s.spec.Compress, s.spec.Level, &s.out)
+		if err != nil {
+			return err
+		}
+		s.enc = enc
+		s.takeOutput()
+	}
+	if s.spec.Cipher.Given() {
+		newEncrypter := cipher.NewEncrypter
+		if s.spec.Raw {
+			newEncrypter = cipher.NewRawEncrypter
+		}
+		s.cipher, s.sealed = newEncrypter(s.spec.Cipher), sealedBuffers.Make(newSealedBuffer)
+	}
+	return nil
+}
+
+func (s *Store) takeOutput() {
+	s.out.buf = buffers.Make(newBuffer)
+	s.out.b = (*s.out.buf)[:0]
 }
 
 // takeBuffer gives a buffer of size bytes: a pooled one, unless another size is asked for.
 func takeBuffer(size int) *[]byte {
 	if size == bufferSize {
-		return buffers.Get().(*[]byte)
+		return buffers.Make(newBuffer)
 	}
 	b := make([]byte, size)
 	return &b
@@ -211,29 +257,20 @@ func (s *Store) more() bool {
 // round takes one buffer of the file through the stages.
 func (s *Store) round() {
 	chunk, end, err := s.fill()
-	if err == nil && s.pages != nil {
-		err = s.pages.check(chunk, s.result.Size)
-	}
 	if err != nil {
 		s.err = err
 		return
 	}
-	if s.spec.SHA1 == nil {
-		s.sum.Write(chunk)
+	if s.blocks != nil {
+		err = s.encodeBlocks(chunk, end)
+	} else {
+		err = s.encode(chunk, end)
 	}
-	s.result.Size += int64(len(chunk))
-
-	s.pending = chunk
-	if s.enc != nil {
-		s.out.b = s.out.b[:0]
-		if _, err = s.enc.Write(chunk); err == nil && end {
-			err = s.enc.Close()
-		}
-		if err != nil {
-			s.pending, s.err = nil, err
-			return
-		}
-		s.pending = s.out.b
+	if err != nil {
+		s.pending, s.err = nil, err
+		return
+	}
+	if s.repo != nil {
 		s.repo.Write(s.pending)
 	}
 	s.result.RepoSize += int64(len(s.pending))
@@ -242,12 +279,84 @@ func (s *Store) round() {
 	}
 }
 
-// fill reads until the buffer is full, the limit is reached or the file ends.
-func (s *Store) fill() (chunk []byte, end bool, err error) {
-	b := *s.in
-	if s.left >= 0 && s.left < int64(len(b)) {
-		b = b[:s.left]
+// encodeBlocks makes pending what becomes of a chunk of a file that is stored in blocks.
+func (s *Store) encodeBlocks(chunk []byte, end bool) (err error) {
+	if s.out.b, err = s.blocks.Append(s.out.b[:0], chunk); err == nil && end {
+		s.out.b, err = s.blocks.End(s.out.b)
+		s.result.MapSize = s.blocks.MapSize()
 	}
+	s.pending = s.out.b
+	return err
+}
+
+// encode makes pending what becomes of a chunk of a file that is stored whole.
+func (s *Store) encode(chunk []byte, end bool) (err error) {
+	s.pending = chunk
+	if s.enc != nil {
+		s.out.b = s.out.b[:0]
+		if _, err = s.enc.Write(chunk); err == nil && end {
+			err = s.enc.Close()
+		}
+		if err != nil {
+			return err
+		}
+		s.pending = s.out.b
+	}
+	if s.cipher != nil {
+		sealed := s.cipher.Append((*s.sealed)[:0], s.pending)
+		if end {
+			sealed = s.cipher.End(sealed)
+		}
+		*s.sealed, s.pending = sealed, sealed
+	}
+	return nil
+}
+
+// fill takes a buffer of the file, less when the limit is reached or the file ends, checks its pages and hashes it.
+func (s *Store) fill() (chunk []byte, end bool, err error) {
+	size := s.size
+	if s.left >= 0 {
+		size = int(min(s.left, int64(size)))
+	}
+	if src, ok := s.src.(inMemory); ok {
+		chunk = src.Next(size)
+		end = len(chunk) < size
+		err = s.examine(chunk)
+	} else {
+		b := (*s.in)[:size]
+		n := 0
+		for n < size && !end && err == nil {
+			var step []byte
+			if step, end, err = s.read(b[n:min(n+stepSize, size)]); err == nil {
+				err = s.examine(step)
+			}
+			n += len(step)
+		}
+		chunk = b[:n]
+	}
+	if s.left >= 0 {
+		s.left -= int64(len(chunk))
+		end = end || s.left == 0
+	}
+	return chunk, end, err
+}
+
+// examine checks the pages of what follows in the file, and hashes it.
+func (s *Store) examine(b []byte) error {
+	if s.pages != nil {
+		if err := s.pages.check(b, s.result.Size); err != nil {
+			return err
+		}
+	}
+	if s.sum != nil {
+		s.sum.Write(b)
+	}
+	s.result.Size += int64(len(b))
+	return nil
+}
+
+// read reads until b is full or the file ends.
+func (s *Store) read(b []byte) (chunk []byte, end bool, err error) {
 	n := 0
 	for idle := 0; n < len(b) && err == nil; {
 		var c int
@@ -259,25 +368,20 @@ func (s *Store) fill() (chunk []byte, end bool, err error) {
 			err = io.ErrNoProgress
 		}
 	}
-	end = err == io.EOF
-	if end {
-		err = nil
+	if err == io.EOF {
+		return b[:n], true, nil
 	}
-	if s.left >= 0 {
-		s.left -= int64(n)
-		end = end || s.left == 0
-	}
-	return b[:n], end, err
+	return b[:n], false, err
 }
 
 func (s *Store) finish() {
 	s.err = io.EOF
-	if s.spec.SHA1 != nil {
-		s.result.SHA1 = *s.spec.SHA1
-	} else {
+	if s.sum != nil {
 		s.sum.Sum(s.result.SHA1[:0])
+		s.result.RepoSHA1 = s.result.SHA1
+	} else {
+		s.result.SHA1 = *s.spec.SHA1
 	}
-	s.result.RepoSHA1 = s.result.SHA1
 	if s.repo != nil {
 		s.repo.Sum(s.result.RepoSHA1[:0])
 	}
@@ -292,10 +396,20 @@ func (s *Store) release() {
 	giveBuffer(s.in)
 	giveBuffer(s.out.buf)
 	s.in, s.out = nil, output{}
+	if s.sealed != nil {
+		if cap(*s.sealed) <= 2*bufferSize { // else it serves this file only
+			sealedBuffers.Put(s.sealed)
+		}
+		s.sealed, s.cipher = nil, nil
+	}
 	if s.enc != nil {
 		// After io.EOF it is closed already, else it is closed only to be given back.
 		_ = s.enc.Close()
 		s.enc = nil
+	}
+	if s.blocks != nil {
+		s.blocks.Close()
+		s.blocks = nil
 	}
 }
 
@@ -308,70 +422,4 @@ func (s *Store) Close() error {
 	s.pending = nil
 	s.release()
 	return nil
-}
-
-// pageCheck checks the pages of one file.
-type pageCheck struct {
-	spec       PageSpec
-	next       uint32 // the number of the next page
-	misaligned bool
-	errors     []PageRange
-	again      []byte
-}
-
-// check looks at the pages of chunk, which begins at offset of the file. Only the last chunk
-// may hold part of a page, which is not checked: such a file is not aligned, and
-// pgBackRest, that gives up on the last buffer when the part is below 512 bytes, then
-// drops all errors.
-func (c *pageCheck) check(chunk []byte, offset int64) error {
-	size := c.spec.PageSize
-	for ; len(chunk) >= size; chunk = chunk[size:] {
-		if !postgres.CheckPage(chunk[:size], c.next, c.spec.HeaderCheck) {
-			bad, err := c.stillThere(chunk[:size], offset)
-			if err != nil {
-				return err
-			}
-			if bad {
-				c.record(c.next)
-			}
-		}
-		c.next++
-		offset += int64(size)
-	}
-	c.misaligned = c.misaligned || len(chunk) > 0
-	return nil
-}
-
-// stillThere reads a page that failed again and tells whether it is the same. There is
-// no further check if not, or a busy page could fail for ever.
-func (c *pageCheck) stillThere(page []byte, offset int64) (bool, error) {
-	if c.spec.Reread == nil {
-		return true, nil
-	}
-	if c.again == nil {
-		c.again = make([]byte, c.spec.PageSize)
-	}
-	switch err := c.spec.Reread(offset, c.again); {
-	case err == nil:
-		return string(c.again) == string(page), nil
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	default:
-		return false, err
-	}
-}
-
-func (c *pageCheck) record(block uint32) {
-	if n := len(c.errors); n > 0 && c.errors[n-1].Last+1 == block {
-		c.errors[n-1].Last = block
-		return
-	}
-	c.errors = append(c.errors, PageRange{block, block})
-}
-
-func (c *pageCheck) result() *PageResult {
-	if c.misaligned {
-		return &PageResult{}
-	}
-	return &PageResult{Valid: len(c.errors) == 0, Aligned: true, Errors: c.errors}
 }
