@@ -58,7 +58,7 @@ func parseArguments(args []string, dropIn bool) (arguments, error) {
 			continue
 		case prefix != "":
 			arg, prefix = prefix+" "+arg, ""
-		case arg == "config" && !dropIn:
+		case firstWords[arg] != "" && !dropIn:
 			prefix = arg
 			continue
 		}
@@ -82,7 +82,7 @@ func parseArguments(args []string, dropIn bool) (arguments, error) {
 
 	a.helpWord = helpWord
 	if prefix != "" && !helpWord {
-		return a, errs.New(errs.CommandRequired, "command 'config' needs 'show' or 'convert'")
+		return a, errs.New(errs.CommandRequired, "command '%s' needs %s", prefix, firstWords[prefix])
 	}
 	if len(a.options[OptHelp]) > 0 && !a.options[OptHelp][0].given.negate {
 		if dropIn && a.command != noCommand {
@@ -116,6 +116,9 @@ func parseArguments(args []string, dropIn bool) (arguments, error) {
 	return a, nil
 }
 
+// firstWords are those of commands of two words, with what can follow.
+var firstWords = map[string]string{"config": "'show' or 'convert'", "key": "'generate'"}
+
 func orHelp(c Command) Command {
 	if c == noCommand {
 		return CmdHelp
@@ -145,7 +148,7 @@ func roleError(arg, role string, help bool) error {
 func (a *arguments) option(args []string, i int, dropIn bool) (used int, err error) {
 	arg, is := strings.CutPrefix(args[i], "--")
 	if !is {
-		return 0, errs.New(errs.OptionInvalid, "option '%s' must begin with --", args[i])
+		return 0, errs.New(errs.OptionInvalid, "option '%s' must begin with --", withoutSecret(args[i]))
 	}
 	name, val, hasValue := strings.Cut(arg, "=")
 	f, err := lookup(name, true, false)
@@ -153,7 +156,7 @@ func (a *arguments) option(args []string, i int, dropIn bool) (used int, err err
 		return 0, err
 	}
 	if !f.ok || (dropIn && table[f.option].commands != 0 && table[f.option].commands == table[f.option].own) {
-		err := errs.New(errs.OptionInvalid, "invalid option '--%s'", arg)
+		err := errs.New(errs.OptionInvalid, "invalid option '--%s'", withoutSecret(arg))
 		if near := nearOption(name); near != "" && !dropIn {
 			return 0, errs.WithHint(err, "did you mean '--%s'?", near)
 		}

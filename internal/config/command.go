@@ -37,6 +37,7 @@ const (
 	CmdAgent
 	CmdConfigConvert
 	CmdConfigShow
+	CmdKeyGenerate
 	CmdSSHSetup
 
 	commandTotal = iota
@@ -95,6 +96,7 @@ type command struct {
 	params   bool // takes parameters
 	internal bool // not shown in help
 	own      bool // pgx's own
+	noConfig bool // takes nothing from environment and configuration
 	anyName  bool // own, but known under any name: another host starts it under that of pgN-host-cmd
 	later    bool // has no function yet
 	usage    string
@@ -133,9 +135,9 @@ var commands = [commandTotal]command{
 	CmdCheck: {name: "check", noLog: true,
 		summary: "test configuration and archiving end to end",
 		text:    "Connects to the cluster, looks into every repository, switches to a new WAL segment and waits until the old one is in the archive. Without --stanza every configured stanza is checked."},
-	CmdExpire: {name: "expire", later: true,
+	CmdExpire: {name: "expire",
 		summary: "remove backups and WAL that retention no longer asks for",
-		text:    "Follows the repoN-retention options, in every repository or in --repo."},
+		text:    "Follows the repoN-retention options, in every repository or in --repo. It runs after every backup, unless expire-auto is off. --dry-run shows what would go, and why. --set removes one backup with all that depend on it, --oldest the oldest full one, whatever retention says.\n\nExample: pgx expire --dry-run"},
 	CmdHelp: {name: "help", noLog: true, quiet: true, params: true, usage: "[COMMAND [OPTION]]",
 		summary: "explain a command or an option",
 		text:    "Examples: pgx help backup, pgx help restore target, pgx restore --help."},
@@ -185,7 +187,7 @@ var commands = [commandTotal]command{
 	CmdVerify: {name: "verify", later: true,
 		summary: "check that what a repository holds is sound",
 		text:    "Reads every file of every backup and of the archive. Exit code 0 says that it ran, not that all is well."},
-	CmdVersion: {name: "version", noLog: true, quiet: true,
+	CmdVersion: {name: "version", noLog: true, quiet: true, noConfig: true,
 		summary: "show the version",
 		text:    "--output=num gives it as a number."},
 	CmdAgent: {name: "agent", own: true, anyName: true,
@@ -195,12 +197,16 @@ var commands = [commandTotal]command{
 			"Examples, a line of authorized_keys and the resident agent:\n" +
 			"  restrict,command=\"pgx --stanza=main --role=backup agent --stdio\" ssh-ed25519 AAAA... pgbackrest@backup1\n" +
 			"  pgx agent"},
-	CmdConfigConvert: {name: "config convert", noLog: true, quiet: true, params: true, own: true, usage: "FILE",
+	CmdConfigConvert: {name: "config convert", noLog: true, quiet: true, params: true, own: true, noConfig: true, usage: "FILE",
 		summary: "turn pgbackrest.conf into pgx.toml or the reverse",
 		text:    "Prints the file in the other form; values, their order and comments stay. FILE is TOML when its name ends in .toml.\n\nExample: pgx config convert /etc/pgbackrest/pgbackrest.conf >/etc/pgx/pgx.toml"},
 	CmdConfigShow: {name: "config show", noLog: true, quiet: true, params: true, own: true, usage: "[COMMAND]",
 		summary: "show every option with its value and where it came from",
 		text:    "With COMMAND as that command would see them. --output=json is for programs."},
+	CmdKeyGenerate: {name: "key generate", noLog: true, quiet: true, own: true, noConfig: true,
+		summary: "print a strong passphrase for a repository",
+		text: "Prints 48 random bytes as 64 characters, for repoN-cipher-pass; it is kept nowhere. Set it with repoN-cipher-type=aes-256-cbc on the host of the repository before stanza-create, in a file that only its user can read, and keep a copy elsewhere: without it the backups are lost.\n\n" +
+			"Example: pgx key generate"},
 	CmdSSHSetup: {name: "ssh-setup", noLog: true, quiet: true, own: true,
 		summary: "print what lets the hosts of the configuration talk to each other",
 		text: "Prints, for the stanza of --stanza or for all, the lines that authorized_keys of both hosts need, and the same grants as agent-client and server-client for resident listeners. With --check it connects to each host instead, tries what is granted and says what is missing. Run it as the user that the commands run as: the keys are those of its ~/.ssh.\n\n" +
@@ -213,7 +219,7 @@ func commandNamed(name string, dropIn bool) (Command, error) {
 	var begins []string
 	only := noCommand
 	for i := range commands {
-		if commands[i].own { // "config show" is put together by the caller
+		if commands[i].own { // "config show" and its like are put together by the caller
 			if commands[i].name == name && (!dropIn || commands[i].anyName) {
 				return Command(i), nil
 			}

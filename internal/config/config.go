@@ -106,7 +106,7 @@ func (l *loader) load() error {
 			return err
 		}
 	}
-	if a.command != CmdVersion && a.command != CmdConfigConvert {
+	if !commands[a.command].noConfig {
 		if err := l.readSources(); err != nil {
 			return err
 		}

@@ -152,9 +152,8 @@ func TestValuesStayRaw(t *testing.T) {
 		dir := root(t, map[string]string{"a.conf": "[global]\nrepo1-cipher-type = aes-256-cbc\n repo1-cipher-pass =\t" + pass +
 			" \r\nrepo1-path=/r\n[demo]\npg1-path=/x\nexclude=" + pass + "\nexclude=" + pass + "\n"})
 		read := func(name string) *config.Config {
-			// Encryption is not supported yet: the values are there all the same.
 			c, err := config.Load(config.Input{Args: []string{"backup", "--config=" + filepath.Join(dir, name)}})
-			if errs.CodeOf(err) != errs.FeatureNotSupported {
+			if err != nil {
 				t.Fatalf("%q: %v", pass, err)
 			}
 			if got := c.Secret(config.OptRepoCipherPass).Reveal(); got != pass {
@@ -385,11 +384,10 @@ func TestNotYet(t *testing.T) {
 		{"info --repo2-type=cifs --repo2-path=/x --repo1-path=/y",
 			"option 'repo2-type' = 'cifs' is not supported yet: only posix can be used (command line)\nHINT: choose another repository with --repo.", ""},
 		{"info --repo2-type=cifs --repo2-path=/x --repo1-path=/y --repo=1", "", ""},
-		{"check --backup-standby", "option 'backup-standby' = 'y' is not supported yet: use n, files are then copied from the primary (command line)", ""},
-		{"check --backup-standby=prefer", "", "option 'backup-standby' = 'prefer' is not supported yet: files are copied from the primary (command line)"},
+		{"check --backup-standby", "", ""},
 		{"archive-push x --stanza=x --archive-async", "", ""},
 		{"restore --stanza=x --pg1-path=/x --pg-version-force=15", "option 'pg-version-force' = '15' is not supported yet: only the versions of PostgreSQL itself are known (command line)", ""},
-		{"expire --stanza=x --repo1-retention-full=1", "command 'expire' is not supported yet", ""},
+		{"verify --stanza=x", "command 'verify' is not supported yet", ""},
 	} {
 		c, err := config.Load(config.Input{Args: append([]string{"--no-config"}, strings.Fields(test.args)...)})
 		problem := ""
@@ -400,10 +398,41 @@ func TestNotYet(t *testing.T) {
 			t.Errorf("%s\n gives %s\nwarns %s", test.args, problem, strings.Join(c.Warnings, "\n"))
 		}
 	}
-	// The passphrase can only come from a file or a variable.
-	_, err := config.Load(config.Input{Args: []string{"--no-config", "info", "--repo1-cipher-type=aes-256-cbc"}, Env: []string{"PGX_REPO1_CIPHER_PASS=x"}})
-	if err == nil || errs.CodeOf(err) != errs.FeatureNotSupported {
-		t.Errorf("a cipher gives %v", err)
+}
+
+// TestCipher: the passphrase can only come from a file or a variable, and has to be there.
+func TestCipher(t *testing.T) {
+	in := config.Input{Args: []string{"--no-config", "info", "--repo1-cipher-type=aes-256-cbc"}, Env: []string{"PGX_REPO1_CIPHER_PASS=the-secret"}}
+	c := load(t, in)
+	if got := c.Secret(config.OptRepoCipherPass).Reveal(); got != "the-secret" || c.String(config.OptRepoCipherType) != "aes-256-cbc" {
+		t.Errorf("the passphrase is '%s' for type '%s'", got, c.String(config.OptRepoCipherType))
+	}
+	if got, want := c.Begin(), "--no-config --repo1-cipher-pass=<redacted> --repo1-cipher-type=aes-256-cbc"; got != want {
+		t.Errorf("the log would begin with '%s', want '%s'", got, want)
+	}
+	in.Env = nil
+	_, err := config.Load(in)
+	if errs.CodeOf(err) != errs.OptionRequired || errs.Message(err) != "info command requires option: repo1-cipher-pass" {
+		t.Errorf("without a passphrase: %v", err)
+	}
+}
+
+func TestKeyGenerate(t *testing.T) {
+	c := load(t, config.Input{Args: []string{"key", "generate"}, Env: []string{"PGX_PROCESS_MAX=bad"}})
+	if c.Command != config.CmdKeyGenerate || c.Command.LogsToFile() || !c.Command.Quiet() {
+		t.Errorf("the command is %s", c.Command)
+	}
+	for args, want := range map[string]string{
+		"key":            "command 'key' needs 'generate'",
+		"key x":          "invalid command 'key x'",
+		"key generate x": "command does not allow parameters",
+	} {
+		if _, err := config.Load(config.Input{Args: strings.Fields(args)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+	if _, err := config.Load(config.Input{Program: "pgbackrest", Args: []string{"key", "generate"}}); errs.CodeOf(err) != errs.CommandInvalid {
+		t.Errorf("as pgbackrest: %v", err)
 	}
 }
 
@@ -573,7 +602,7 @@ func TestHelp(t *testing.T) {
 		{"pgx", "", "config show"}, {"pgx", "help", "Exit codes:"}, {"pgx", "--help", "Exit codes:"},
 		{"pgx", "help backup", "--start-fast"}, {"pgx", "backup --help", "--start-fast"}, {"pgx", "--help backup --stanza=x", "--start-fast"},
 		{"pgx", "help backup process-max", "current       4 (file"}, {"pgx", "help config show", "[COMMAND]"},
-		{"pgx", "help backup repo2-path", "repoN-path"}, {"pgx", "help restore type", "standby"}, {"pgx", "help expire", "not supported yet"},
+		{"pgx", "help backup repo2-path", "repoN-path"}, {"pgx", "help restore type", "standby"}, {"pgx", "help verify", "not supported yet"},
 		{"pgx", "help archive-get", "1 the file is in no repository"}, {"pgx", "help restore dry-run", "Nothing is changed"},
 		{"pgx", "help backup repo-hardlink", "hardlink"}, {"/x/pgbackrest", "", "pgbackrest 1.2"},
 	} {

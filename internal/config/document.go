@@ -346,7 +346,7 @@ func (l *loader) fromSection(section string) error {
 			if near := nearOption(e.key); near != "" && !l.dropIn {
 				hint = "\nHINT: did you mean '" + near + "'?"
 			}
-			l.warn("configuration file contains invalid option '%s'%s", e.key, hint)
+			l.warn("configuration file contains invalid option '%s'%s", withoutSecret(e.key), hint)
 			continue
 		case f.negate:
 			l.warn("configuration file contains negate option '%s'", e.key)

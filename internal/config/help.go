@@ -39,6 +39,7 @@ var exitCodes = []struct{ code, meaning string }{
 	{"75", "no such backup, or none before the target"},
 	{"82", "WAL did not arrive in the archive in time"},
 	{"87", "archiving is switched off"},
+	{"95", "content cannot be decrypted: wrong passphrase, or damage"},
 	{"103, 104", "no repository could be used, or several errors"},
 	{"105", "the other host does not grant this"},
 }
@@ -74,7 +75,7 @@ func (l *loader) help(a arguments) error {
 	}
 	l.target, l.lenient = c.topic, true
 	c.Command = c.topic // whose options are valid
-	if c.topic != CmdVersion && c.topic != CmdConfigConvert {
+	if !commands[c.topic].noConfig {
 		// Whatever is wrong is told when the command runs.
 		_ = l.readSources()
 	}

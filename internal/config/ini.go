@@ -61,9 +61,9 @@ func scanINI(data []byte, yield func(line int, l iniLine) error) error {
 			key = strings.Trim(key, blanks)
 			switch {
 			case !section:
-				return errs.New(errs.Format, "key/value found outside of section at line %d: %s", number, keyOnly(text))
+				return errs.New(errs.Format, "key/value found outside of section at line %d: %s", number, withoutSecret(text))
 			case !is:
-				return errs.New(errs.Format, "missing '=' in key/value at line %d: %s", number, text)
+				return errs.New(errs.Format, "missing '=' in key/value at line %d: %s", number, withoutSecret(text))
 			case key == "":
 				return errs.New(errs.Format, "key is zero-length at line %d: %s", number, text)
 			}
@@ -74,15 +74,6 @@ func scanINI(data []byte, yield func(line int, l iniLine) error) error {
 		}
 	}
 	return nil
-}
-
-// keyOnly leaves out the value of a line when it is a secret.
-func keyOnly(text string) string {
-	key, _, _ := strings.Cut(text, "=")
-	if f, _ := lookup(strings.TrimSpace(key), false, true); f.ok && table[f.option].secret {
-		return key + "=" + redacted
-	}
-	return text
 }
 
 // readINI reads an INI file into d.

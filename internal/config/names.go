@@ -26,6 +26,7 @@ const (
 	OptArchivePushQueueMax
 	OptArchiveTimeout
 	OptBackupStandby
+	OptBackupSummary
 	OptBeta
 	OptBufferSize
 	OptCheck

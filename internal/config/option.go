@@ -79,6 +79,8 @@ type option struct {
 	defFor         []commandValue // default of single commands
 	defWhen        []choice       // default by the value of the option that needs names
 
+	steps *steps // a hash whose pairs are numbers
+
 	allow     []string // the only values
 	allowFor  []commandList
 	min, max  string   // inclusive; "" when unlimited
@@ -275,7 +277,7 @@ func exactly(name string) (Option, bool) {
 // beginning of its name. A name that is none gives found.ok false and no error.
 func lookup(given string, abbreviated, indexOptional bool) (found, error) {
 	if len(given) > maxNameLength {
-		return found{}, errs.New(errs.OptionInvalid, "option '%s' exceeds maximum size of %d", given, maxNameLength)
+		return found{}, errs.New(errs.OptionInvalid, "option '%s' exceeds maximum size of %d", withoutSecret(given), maxNameLength)
 	}
 	f := found{index: 1}
 	name := given
@@ -292,9 +294,9 @@ func lookup(given string, abbreviated, indexOptional bool) (found, error) {
 		word := strings.TrimRight(head, "0123456789")
 		switch {
 		case head == "":
-			return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot begin with a dash", given)
+			return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot begin with a dash", withoutSecret(given))
 		case word == "":
-			return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot begin with a number", given)
+			return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot begin with a number", withoutSecret(given))
 		case word != head:
 			indexed = true
 			f.index = 0
@@ -304,7 +306,7 @@ func lookup(given string, abbreviated, indexOptional bool) (found, error) {
 				}
 			}
 			if f.index < 1 || f.index > maxIndex {
-				return found{}, errs.New(errs.OptionInvalid, "option '%s' key must be between 1 and %d", given, maxIndex)
+				return found{}, errs.New(errs.OptionInvalid, "option '%s' key must be between 1 and %d", withoutSecret(given), maxIndex)
 			}
 			head = word
 			name = word + "-" + rest
@@ -330,20 +332,20 @@ func lookup(given string, abbreviated, indexOptional bool) (found, error) {
 	example := func(word, rest string) string { return word + "1-" + rest }
 	switch prefix := groupNames[row.group]; {
 	case f.negate && !row.negate:
-		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot be negated", given)
+		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot be negated", withoutSecret(given))
 	case f.reset && row.section == sectionNone:
-		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot be reset", given)
+		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot be reset", withoutSecret(given))
 	case old.name != "" && indexed && !old.indexed:
-		return found{}, errs.New(errs.OptionInvalid, "deprecated option '%s' cannot have an index", given)
+		return found{}, errs.New(errs.OptionInvalid, "deprecated option '%s' cannot have an index", withoutSecret(given))
 	case old.name != "" && !indexed && !old.plain && !indexOptional:
-		err := errs.New(errs.OptionInvalid, "deprecated option '%s' requires an index", given)
+		err := errs.New(errs.OptionInvalid, "deprecated option '%s' requires an index", withoutSecret(given))
 		return found{}, errs.WithHint(
 			errs.WithHint(err, "add the required index, e.g. %s.", example(head, rest)),
 			"consider using the non-deprecated name, e.g. %s.", f.option.at(1))
 	case old.name == "" && indexed && row.group == groupNone:
-		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot have an index", given)
+		return found{}, errs.New(errs.OptionInvalid, "option '%s' cannot have an index", withoutSecret(given))
 	case old.name == "" && !indexed && row.group != groupNone && !indexOptional:
-		return found{}, errs.WithHint(errs.New(errs.OptionInvalid, "option '%s' requires an index", given),
+		return found{}, errs.WithHint(errs.New(errs.OptionInvalid, "option '%s' requires an index", withoutSecret(given)),
 			"add the required index, e.g. %s.", example(prefix, row.name[len(prefix)+1:]))
 	}
 	return f, nil

@@ -189,17 +189,13 @@ func (l *loader) supported() error {
 	if err := l.onPostgresHost(); err != nil {
 		return err
 	}
-	// What stands behind repoN-type is refused with these, which say more.
+	// What stands behind repoN-type is refused with it, which says more.
 	for _, level := range []level{refused, ignored} {
-		for _, o := range []Option{OptRepoType, OptRepoCipherType} {
-			if err := l.supports(o, level); err != nil {
-				return err
-			}
+		if err := l.supports(OptRepoType, level); err != nil {
+			return err
 		}
 		for i := range table {
-			switch o := Option(i); o {
-			case OptRepoType, OptRepoCipherType:
-			default:
+			if o := Option(i); o != OptRepoType {
 				if err := l.supports(o, level); err != nil {
 					return err
 				}

@@ -26,7 +26,7 @@ func (l *loader) prepareShow() error {
 		if err != nil {
 			return err
 		}
-		if c == CmdConfigShow || c == CmdConfigConvert || c == CmdHelp {
+		if c == CmdConfigShow || c == CmdConfigConvert || c == CmdKeyGenerate || c == CmdHelp {
 			return errs.New(errs.ParamInvalid, "command '%s' has no options to show", c)
 		}
 		l.target = c

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // nearOption gives the option that somebody who typed name probably meant, "" when
 // there is none. Numbers stay as typed.
@@ -34,6 +37,40 @@ func nearOption(typed string) string {
 	}
 	o, _ := exactly(best)
 	return prefix + o.at(index)
+}
+
+// isSecret says whether a name is that of a secret option, or looks like one.
+func isSecret(name string) bool {
+	if low := strings.ToLower(name); strings.Contains(low, "pass") || strings.Contains(low, "secret") {
+		return true
+	}
+	f, err := lookup(name, false, true)
+	if err != nil || !f.ok {
+		f, err = lookup(nearOption(name), false, true)
+	}
+	return err == nil && f.ok && table[f.option].secret
+}
+
+// withoutSecret gives a line or an argument for a message: of one that begins with the name of a
+// secret, or something like it, the name alone. What is between name and value does not matter.
+func withoutSecret(text string) string {
+	begin := strings.TrimLeft(text, "-")
+	name := begin
+	if end := strings.IndexAny(begin, "=: \t"); end >= 0 {
+		name = begin[:end]
+	}
+	if name == begin || !isSecret(name) {
+		return text
+	}
+	return text[:len(text)-len(begin)] + name + "=" + redacted
+}
+
+// namesSecret says whether the name of a secret option is anywhere in a text.
+func namesSecret(text string) bool {
+	words := strings.FieldsFunc(text, func(r rune) bool {
+		return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+	return slices.ContainsFunc(words, isSecret)
 }
 
 func nearCommand(typed string) string {

@@ -176,7 +176,21 @@ var table = [optionTotal]option{
 		def:      "n",
 		allow:    []string{"n", "prefer", "y"},
 		summary:  "Copy most files from a standby: y needs one, prefer falls back to the primary, n never.",
-		later:    []later{{level: refused, values: []string{"y"}, text: "use n, files are then copied from the primary"}, {level: ignored, values: []string{"prefer"}, text: "files are copied from the primary"}},
+		more: "What the WAL replays is copied from the standby: base, global (but pg_control), pg_xact, pg_multixact and tablespaces. It is" +
+			" waited for until it has replayed up to the start of the backup, as long as it makes progress and else for archive-timeout; then the backup" +
+			" ends with an error. prefer falls back where no standby is configured or none can be reached, and only then: not where one is late or its replay is paused." +
+			" process-max workers copy from the standby, one more from the primary.",
+	},
+	OptBackupSummary: {
+		name: "backup-summary", typ: typeBoolean, area: areaBackup,
+		section: sectionGlobal, negate: true,
+		commands: cBackup,
+		own:      cBackup,
+		def:      "n",
+		summary:  "Take relation files that PostgreSQL's WAL summaries do not name for unchanged, without reading them.",
+		more: "For differential and incremental backups of PostgreSQL 17 and later with summarize_wal = on, and with data checksums or wal_log_hints = on; without " +
+			"either of these backup refuses the option. Where summaries are missing files are compared as without it, and a warning tells why. pgbackrest warns of " +
+			"this option in a file that it reads too.",
 	},
 	OptBeta: {
 		name: "beta", typ: typeBoolean, area: areaGeneral,
@@ -828,28 +842,41 @@ var table = [optionTotal]option{
 		def:      "n",
 		needs:    &need{option: OptRepoBundle, values: []string{"y"}, otherwise: "n"},
 		summary:  "Store changed blocks of files rather than whole files (needs repo-bundle).",
-		later:    []later{{level: ignored, values: []string{"y"}, text: "files are stored whole"}},
+		more: "Files of 16KiB and more that were changed within the last 28 days are stored in blocks of 8KiB to 352KiB; the larger the file, and the longer it was " +
+			"left alone, the larger the blocks. That is good as it is. As in pgbackrest, options that change it are taken but not listed: 'help backup " +
+			"repo-block-size-map' and the like explain repo-block-size-map, repo-block-age-map, repo-block-checksum-size-map, repo-block-size-super and repo-block-size-super-full.",
 	},
 	OptRepoBlockAgeMap: {
 		name: "repo-block-age-map", typ: typeHash, area: areaRepo,
 		section: sectionGlobal, group: groupRepo, internal: true,
 		commands: cBackup,
+		steps:    &steps{from: typeInteger, to: typeInteger, max: maxUint32},
 		needs:    &need{option: OptRepoBlock, values: []string{"y"}},
 		summary:  "File age (days) to block-size multiplier.",
+		more: "AGE=FACTOR, once for each step; the largest AGE that is reached counts. The blocks of a file that was not changed for AGE days are FACTOR times as large; with 0 it " +
+			"is stored whole. A map replaces all of the built-in one: 7=2, 14=4, 28=0. Example: --repo1-block-age-map=7=2 --repo1-block-age-map=60=0.",
 	},
 	OptRepoBlockChecksumSizeMap: {
 		name: "repo-block-checksum-size-map", typ: typeHash, area: areaRepo,
 		section: sectionGlobal, group: groupRepo, internal: true,
 		commands: cBackup,
+		steps:    &steps{from: typeSize, to: typeInteger, min: 6, max: 16},
 		needs:    &need{option: OptRepoBlock, values: []string{"y"}},
-		summary:  "Block size to checksum length.",
+		summary:  "Block size to checksum length (bytes).",
+		more: "BLOCKSIZE=BYTES, once for each step; the largest BLOCKSIZE that is reached counts, and below all of them 6. BYTES are 6 to 16. A map replaces all of the " +
+			"built-in one: 32KiB=7, 128KiB=8, 512KiB=9, 1MiB=10, 2MiB=11, 4MiB=12. Example: --repo1-block-checksum-size-map=8KiB=8.",
 	},
 	OptRepoBlockSizeMap: {
 		name: "repo-block-size-map", typ: typeHash, area: areaRepo,
 		section: sectionGlobal, group: groupRepo, internal: true,
 		commands: cBackup,
+		steps:    &steps{from: typeSize, to: typeSize, min: 8192, max: 1 << 30, multiple: 8192}, // see block.MaxSize
 		needs:    &need{option: OptRepoBlock, values: []string{"y"}},
-		summary:  "File size to block size.",
+		summary:  "File size to block size, a multiple of 8KiB.",
+		more: "FILESIZE=BLOCKSIZE, once for each step; the largest FILESIZE that is reached counts, and a file that reaches none is stored whole. Blocks are " +
+			"multiples of 8KiB up to 1GiB. A map replaces all of the built-in one: 16KiB=8KiB, 11MiB=16KiB, 43MiB=24KiB, 96MiB=32KiB, 146MiB=40KiB, 228MiB=48KiB, " +
+			"329MiB=56KiB, 448MiB=64KiB, 585MiB=72KiB, 740MiB=80KiB, 914MiB=88KiB. Files that are in blocks in the prior backup keep their size of blocks until the next full one. " +
+			"Example: --repo1-block-size-map=16KiB=8KiB --repo1-block-size-map=1GiB=64KiB, in a file two lines repo1-block-size-map=16KiB=8KiB and so on.",
 	},
 	OptRepoBlockSizeSuper: {
 		name: "repo-block-size-super", typ: typeSize, area: areaRepo,
@@ -875,7 +902,6 @@ var table = [optionTotal]option{
 		commands: cBackup,
 		def:      "n",
 		summary:  "Pack small files together; zero-length files live only in the manifest.",
-		later:    []later{{level: ignored, values: []string{"y"}, text: "each file is stored on its own"}},
 	},
 	OptRepoBundleLimit: {
 		name: "repo-bundle-limit", typ: typeSize, area: areaRepo,
@@ -903,7 +929,7 @@ var table = [optionTotal]option{
 		needs:    &need{option: OptRepoCipherType, values: []string{"aes-256-cbc"}},
 		old:      []oldName{{name: "repo-cipher-pass", plain: true}},
 		summary:  "Passphrase that protects the info files (which hold the generated sub-keys).",
-		more:     "At least 20 random characters, for example from: openssl rand -base64 48. Whoever loses it loses the backups.",
+		more:     "At least 20 random characters, for example from: pgx key generate. Whoever loses it loses the backups.",
 	},
 	OptRepoCipherRotate: {
 		name: "repo-cipher-rotate", typ: typeTime, area: areaRepo,
@@ -922,7 +948,7 @@ var table = [optionTotal]option{
 		allow:    []string{"none", "aes-256-cbc"},
 		old:      []oldName{{name: "repo-cipher-type", plain: true}},
 		summary:  "Client-side encryption of everything in the repository.",
-		later:    []later{{level: refused, values: []string{"aes-256-cbc"}, text: "the repository would not be encrypted"}},
+		more:     "A repository is encrypted from its first stanza-create on, or never. Where the repository is on another host it is set there, and hosts that use it need neither type nor passphrase.",
 	},
 	OptRepoGCSBucket: {
 		name: "repo-gcs-bucket", typ: typeString, area: areaGCS,
@@ -969,7 +995,6 @@ var table = [optionTotal]option{
 		needs:    &need{option: OptRepoBundle, values: []string{"n"}, otherwise: "n"},
 		old:      []oldName{{name: "hardlink", plain: true}},
 		summary:  "Hard-link unchanged files so each posix backup looks complete.",
-		later:    []later{{level: ignored, values: []string{"y"}, text: "a full backup has no files to link"}},
 	},
 	OptRepoHost: {
 		name: "repo-host", typ: typeString, area: areaRepoHost,
@@ -1101,7 +1126,6 @@ var table = [optionTotal]option{
 		min:      "1", max: "9999999",
 		old:     []oldName{{name: "retention-archive", plain: true}},
 		summary: "How many backups' worth of continuous WAL to keep.",
-		later:   []later{{level: ignored, commands: cBackup, text: "nothing is expired"}},
 	},
 	OptRepoRetentionArchiveType: {
 		name: "repo-retention-archive-type", typ: typeStringID, area: areaRepo,
@@ -1119,7 +1143,6 @@ var table = [optionTotal]option{
 		min:      "1", max: "9999999",
 		old:     []oldName{{name: "retention-diff", plain: true}},
 		summary: "Number of differentials to keep (fulls count too).",
-		later:   []later{{level: ignored, commands: cBackup, text: "nothing is expired"}},
 	},
 	OptRepoRetentionFull: {
 		name: "repo-retention-full", typ: typeInteger, area: areaRepo,
@@ -1129,7 +1152,6 @@ var table = [optionTotal]option{
 		old:     []oldName{{name: "retention-full", plain: true}},
 		summary: "Number of fulls, or days, to keep.",
 		more:    "With repo-retention-full-type=count a number of full backups, with time a number of days. Unset means that nothing ever expires.",
-		later:   []later{{level: ignored, commands: cBackup, text: "nothing is expired"}},
 	},
 	OptRepoRetentionFullType: {
 		name: "repo-retention-full-type", typ: typeStringID, area: areaRepo,
@@ -1145,7 +1167,6 @@ var table = [optionTotal]option{
 		commands: cBackup | cExpire,
 		min:      "0", max: "9999999",
 		summary: "Days to keep manifests in backup.history.",
-		later:   []later{{level: ignored, commands: cBackup, text: "nothing is expired"}},
 	},
 	OptRepoS3Bucket: {
 		name: "repo-s3-bucket", typ: typeString, area: areaS3,
@@ -1456,7 +1477,6 @@ var table = [optionTotal]option{
 		commands: cBackup,
 		def:      "y",
 		summary:  "Reuse files of a failed backup of the same type.",
-		later:    []later{{level: ignored, values: []string{"y"}, text: "an interrupted backup is removed and the next one starts afresh"}},
 	},
 	OptRole: {
 		name: "role", typ: typeList, area: areaCommand,

@@ -210,7 +210,7 @@ with the one of ` + "`--repo`" + `. Without ` + "`--stanza`" + ` the only config
 one whose ` + "`pgN-path`" + ` is the working directory.
 
 Called as ` + "`pgbackrest`" + ` (a link of that name) the program stands in for that one and leaves out what pgx has beyond it:
-` + "`config show`, `config convert`, `ssh-setup`, `restore --dry-run`" + `, restoring on another host,
+` + "`config show`, `config convert`, `key generate`, `ssh-setup`, `restore --dry-run`" + `, restoring on another host,
 listeners (` + "`agent` and `server` without `--stdio`" + `), the stanza found by itself, and hints.
 
 `

@@ -25,7 +25,13 @@ func (d *document) readTOML(file *file) error {
 	if err != nil {
 		var parse toml.ParseError
 		if errors.As(err, &parse) {
-			return errs.New(errs.Format, "%s at line %d", strings.TrimPrefix(parse.Message, "toml: "), parse.Position.Line)
+			message := strings.TrimPrefix(parse.Message, "toml: ")
+			if lines := strings.Split(string(file.data), "\n"); namesSecret(parse.LastKey) ||
+				parse.Position.Line > 0 && parse.Position.Line <= len(lines) && namesSecret(lines[parse.Position.Line-1]) {
+				// It may quote the value.
+				message = "a secret cannot be read (is it between quotes?)"
+			}
+			return errs.New(errs.Format, "%s at line %d", message, parse.Position.Line)
 		}
 		return errs.New(errs.Format, "%w", err)
 	}

@@ -73,6 +73,7 @@ type value struct {
 	number             int64  // integer, size in bytes, time in milliseconds
 	list               []string
 	hash               []pair
+	steps              []Step
 	secret             logging.Secret
 	missing            *need // why the option does not count
 }
@@ -193,7 +194,10 @@ func (l *loader) read(v *value, o Option, index int, g *given, matched string, n
 		}
 		return nil
 	case typeHash:
-		return l.readHash(v, name, g)
+		if err := l.readHash(v, name, g); err != nil || row.steps == nil {
+			return err
+		}
+		return l.readSteps(v, row.steps, name, g)
 	}
 
 	text := g.values[0]
