@@ -38,7 +38,7 @@ type Storage interface {
 
 	// List gives what is below the directory prefix ("" is the whole repository), in
 	// no order promised. A directory that is not there, or is no directory, lists as empty.
-	// Names of writes under way are not listed. Links are listed, not followed, except
+	// Names of writes under way are not listed unless they are asked for. Links are listed, not followed, except
 	// when prefix is one. An error comes last.
 	List(ctx context.Context, prefix string, what Listing) iter.Seq2[Object, error]
 
@@ -79,6 +79,18 @@ type Locker interface {
 	// Lock waits until nobody else has the lock of the directory name. The lock ends with
 	// unlock, or with the process.
 	Lock(ctx context.Context, name string) (unlock func() error, err error)
+}
+
+// Gatherer is what a Storage is too if many objects become durable at less cost together than
+// one by one.
+type Gatherer interface {
+	// Gather is Put with Staged. Before Sync, or Flush, has returned the content is not durable
+	// either. An error may be about an object gathered before.
+	Gather(ctx context.Context, name string, src io.Reader) error
+
+	// Flush makes the content of all that was gathered durable, not yet the names. Once it has
+	// failed for an object, Gather, Flush and Sync fail ever after.
+	Flush(ctx context.Context) error
 }
 
 // Write says how Put makes an object appear.
@@ -133,6 +145,11 @@ type Listing struct {
 
 	// NamesOnly asks for no more than names and types, which may be much cheaper.
 	NamesOnly bool
+
+	// Unfinished shows, instead of anything else, the temporary names of writes under way
+	// or left by processes that were killed, where the store has such names. They can be
+	// given to Remove.
+	Unfinished bool
 
 	// At, where the store keeps old versions, shows what was there at that time.
 	At time.Time

@@ -156,8 +156,15 @@ func TestHelper(t *testing.T) {
 		if how == "exclusive" {
 			name = "d/e/info" // in a new directory
 		}
-		err = st.Put(t.Context(), name, strings.NewReader("new"), writes[how])
-		if err == nil && how == "staged" {
+		switch how {
+		case "gathered":
+			err = st.Gather(t.Context(), name, strings.NewReader("new"))
+		case "large":
+			err = st.Gather(t.Context(), name, strings.NewReader(strings.Repeat("new", 6<<20)))
+		default:
+			err = st.Put(t.Context(), name, strings.NewReader("new"), writes[how])
+		}
+		if err == nil && how != "atomic" && how != "exclusive" {
 			err = st.Sync(t.Context(), "d")
 		}
 	}
@@ -216,6 +223,10 @@ func TestSystemCallFails(t *testing.T) {
 		{"atomic", "fchmod:error=EPERM", `83 "unable to set mode of 'REPO/d/info': operation not permitted"`, "d/info", "old"},
 		{"staged", "fsync:error=EIO:when=1", `52 "unable to sync file 'REPO/d/info' after write: input/output error"`, "", ""},
 		{"staged", "fsync:error=EIO:when=2", `54 "unable to sync path 'REPO': input/output error"`, "d/info", "new"},
+		{"gathered", "fsync:error=EIO:when=1", `52 "unable to sync file 'REPO/d/info' after write: input/output error"`, "d/info", "new"},
+		{"gathered", "fsync:error=EIO:when=2", `54 "unable to sync path 'REPO': input/output error"`, "d/info", "new"},
+		{"large", "sync_file_range:error=EIO:when=3", `52 "unable to store 'REPO/d/info': unable to sync file 'REPO/d/info' after write: input/output error"`, "", ""},
+		{"large", "sync_file_range:error=ENOSYS", `0 "<nil>"`, "d/info", strings.Repeat("new", 6<<20)},
 		{"exclusive", "fsync:error=EIO:when=1", `54 "unable to sync path 'REPO/d': input/output error"`, "d/info", "old"},
 		{"exclusive", "fsync:error=EIO:when=2", `52 "unable to sync file 'REPO/d/e/info' after write: input/output error"`, "d/info", "old"},
 		{"exclusive", "fsync:error=EIO:when=3", `54 "unable to sync path 'REPO/d/e': input/output error"`, "d/e/info d/info", "old"},
@@ -238,7 +249,7 @@ func TestSystemCallFails(t *testing.T) {
 			}
 			if test.files != "" {
 				if got := content(t, open(t, dir), "d/info"); got != test.holds {
-					t.Errorf("'d/info' holds %q, want %q", got, test.holds)
+					t.Errorf("'d/info' holds %.20q, want %.20q", got, test.holds)
 				}
 			}
 		})

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/storage"
@@ -50,9 +52,14 @@ type Storage struct {
 	mu    sync.Mutex
 	made  map[string]uint64
 	count uint64
+
+	gathered durable.Batch
 }
 
-var _ storage.Storage = (*Storage)(nil)
+var (
+	_ storage.Storage  = (*Storage)(nil)
+	_ storage.Gatherer = (*Storage)(nil)
+)
 
 // New opens the repository in the directory repoPath, absolute. Close it after use.
 func New(repoPath string, missing Missing) (*Storage, error) {
@@ -74,7 +81,7 @@ func New(repoPath string, missing Missing) (*Storage, error) {
 }
 
 // Close gives the directory handle back. Nothing may be under way.
-func (s *Storage) Close() error { return s.root.Close() }
+func (s *Storage) Close() error { return errors.Join(s.gathered.Flush(), s.root.Close()) }
 
 // Path gives the absolute path of an object.
 func (s *Storage) Path(name string) string { return durable.Path(s.root, name) }
@@ -138,7 +145,7 @@ func (s *Storage) Open(ctx context.Context, name string, at storage.Range) (io.R
 		}
 		return nil, s.fail(errs.FileOpen, err, "unable to open file '%s' for read", name)
 	}
-	return &reader{ended: ctx.Err, file: f, path: s.Path(name), left: at.Length, limited: at.Length > 0}, nil
+	return &reader{ended: ctx.Err, file: f, path: s.Path(name), left: at.Length, limited: at.Length > 0, from: at.Offset}, nil
 }
 
 func readable(f *os.File, offset int64) error {
@@ -163,6 +170,25 @@ type reader struct {
 	path    string
 	left    int64
 	limited bool
+	from    int64 // offset of the first byte
+	read    int64 // bytes
+}
+
+// What was read of a large object is taken out of the page cache every passWindow bytes, for
+// hardly anybody reads it again soon, and what is read next gets the same pages, see
+// durable.Drain. Objects of up to passKept bytes stay: several may fetch the same WAL.
+const (
+	passWindow = 4 << 20
+	passKept   = 16 << 20
+)
+
+// pass counts n more bytes as read.
+func (r *reader) pass(n int) {
+	before := r.read / passWindow
+	r.read += int64(n)
+	if r.read > passKept && r.read/passWindow > before {
+		_ = unix.Fadvise(int(r.file.Fd()), r.from, r.read, unix.FADV_DONTNEED) // an advice
+	}
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -177,6 +203,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	n, err := r.file.Read(p)
 	r.left -= int64(n)
+	r.pass(n)
 	if err != nil && err != io.EOF {
 		err = durable.Wrap(errs.FileRead, err, "unable to read '%s'", r.path)
 	}

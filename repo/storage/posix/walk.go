@@ -19,7 +19,7 @@ import (
 // batch is how many directory entries are read at once.
 const batch = 1024
 
-// List reads directories as they are asked for, a batch at a time. What is removed
+// List reads directories as they are asked for, a part at a time. What is removed
 // meanwhile is left out.
 func (s *Storage) List(ctx context.Context, prefix string, what storage.Listing) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
@@ -28,7 +28,7 @@ func (s *Storage) List(ctx context.Context, prefix string, what storage.Listing)
 			err = errs.New(errs.FeatureNotSupported, "'%s' has no versions: %w", s.Path(prefix), errors.ErrUnsupported)
 		}
 		if err == nil {
-			err = s.walk(ctx, clean(prefix), func(dir string, e fs.DirEntry) error {
+			err = s.walk(ctx, clean(prefix), func(dir string, e entry) error {
 				return s.show(dir, e, what, yield)
 			})
 		}
@@ -43,17 +43,18 @@ var (
 	errDescend = errors.New("look into this directory too")
 )
 
-func (s *Storage) show(dir string, e fs.DirEntry, what storage.Listing, yield func(storage.Object, error) bool) error {
-	if durable.IsTemp(e.Name()) && !e.IsDir() {
+func (s *Storage) show(dir string, e entry, what storage.Listing, yield func(storage.Object, error) bool) error {
+	unfinished := durable.IsTemp(e.name) && e.typ != storage.Dir
+	if unfinished && !what.Unfinished {
 		return nil
 	}
-	if len(what.Only) == 0 || slices.Contains(what.Only, typeOf(e.Type())) {
-		name := path.Join(dir, e.Name())
-		o := storage.Object{Name: name, Type: typeOf(e.Type())}
+	if unfinished == what.Unfinished && (len(what.Only) == 0 || slices.Contains(what.Only, e.typ)) {
+		name := join(dir, e.name)
+		o := storage.Object{Name: name, Type: e.typ}
 		var err error
 		if !what.NamesOnly {
 			var info fs.FileInfo
-			if info, err = e.Info(); err == nil {
+			if info, err = s.root.Lstat(name); err == nil {
 				o, err = s.describe(name, info)
 			}
 		}
@@ -66,16 +67,24 @@ func (s *Storage) show(dir string, e fs.DirEntry, what storage.Listing, yield fu
 			return errStop
 		}
 	}
-	if e.IsDir() && what.Recurse {
+	if e.typ == storage.Dir && what.Recurse {
 		return errDescend
 	}
 	return nil
 }
 
+// join is path.Join of names that are clean.
+func join(dir, name string) string {
+	if dir == "." {
+		return name
+	}
+	return dir + "/" + name
+}
+
 // walk calls visit for each entry of the directory dir and, where visit gives
 // errDescend, for what is below. Links are not followed except dir itself. A directory that is
 // not there has no entries.
-func (s *Storage) walk(ctx context.Context, dir string, visit func(dir string, e fs.DirEntry) error) error {
+func (s *Storage) walk(ctx context.Context, dir string, visit func(dir string, e entry) error) error {
 	f, err := s.root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
@@ -84,27 +93,28 @@ func (s *Storage) walk(ctx context.Context, dir string, visit func(dir string, e
 		return s.fail(errs.PathOpen, err, "unable to list file info for path '%s'", dir)
 	}
 	defer func() { _ = f.Close() }() // only read
-	for {
-		if err := ctx.Err(); err != nil {
-			return errs.Wrap(err, "unable to list file info for path '%s'", s.Path(dir))
+	list, err := newEntries(f, func(name string) (fs.FileInfo, error) { return s.root.Lstat(join(dir, name)) })
+	defer list.release()
+	for n := 0; err == nil; n++ {
+		if n%batch == 0 && ctx.Err() != nil {
+			return errs.Wrap(ctx.Err(), "unable to list file info for path '%s'", s.Path(dir))
 		}
-		entries, err := f.ReadDir(batch)
-		for _, e := range entries {
-			verr := visit(dir, e)
-			if verr == errDescend {
-				verr = s.walk(ctx, path.Join(dir, e.Name()), visit)
-			}
-			if verr != nil {
-				return verr
-			}
+		var e entry
+		if e, err = list.next(); err != nil {
+			break
 		}
-		if err == io.EOF {
-			return nil
+		verr := visit(dir, e)
+		if verr == errDescend {
+			verr = s.walk(ctx, join(dir, e.name), visit)
 		}
-		if err != nil {
-			return s.fail(errs.PathOpen, err, "unable to list file info for path '%s'", dir)
+		if verr != nil {
+			return verr
 		}
 	}
+	if err == io.EOF {
+		return nil
+	}
+	return s.fail(errs.PathOpen, err, "unable to list file info for path '%s'", dir)
 }
 
 // Remove removes files, links and empty directories.
@@ -190,10 +200,13 @@ func (s *Storage) empty(ctx context.Context, dir *os.Root, full string) error {
 }
 
 // Sync syncs the directories below name, name itself and those above it up to the
-// repository path. Files have been synced by Put; if name is a file, that one is synced again,
-// for a caller that found it and does not know who wrote it.
+// repository path, after the files that were gathered. Others have been synced by Put; if name is a
+// file, that one is synced again, for a caller that found it and does not know who wrote it.
 func (s *Storage) Sync(ctx context.Context, name string) error {
 	if err := s.check(ctx, name, true); err != nil {
+		return err
+	}
+	if err := s.gathered.Flush(); err != nil {
 		return err
 	}
 	name = clean(name)
@@ -202,11 +215,11 @@ func (s *Storage) Sync(ctx context.Context, name string) error {
 	switch info, err := s.root.Lstat(name); {
 	case err == nil && info.IsDir():
 		dirs = append(dirs, name)
-		err := s.walk(ctx, name, func(dir string, e fs.DirEntry) error {
-			if !e.IsDir() {
+		err := s.walk(ctx, name, func(dir string, e entry) error {
+			if e.typ != storage.Dir {
 				return nil
 			}
-			dirs = append(dirs, path.Join(dir, e.Name()))
+			dirs = append(dirs, join(dir, e.name))
 			return errDescend
 		})
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"sync"
 	"syscall"
@@ -18,30 +19,22 @@ import (
 // bring its own buffer.
 const bufferSize = 1 << 20
 
+// coldSize is from what size on, in bytes, an object is WAL or data, which hardly anybody reads soon;
+// info files and the like are read by each command.
+const coldSize = 1 << 20
+
 // Put writes Atomic and Exclusive objects through a temporary file and Staged ones
 // straight under their name; the content of either is synced. See storage.Storage.
 func (s *Storage) Put(ctx context.Context, name string, src io.Reader, how storage.Write) error {
-	if err := s.check(ctx, name, false); err != nil {
-		return err
-	}
 	create := durable.Create
 	if how == storage.Staged {
 		create = durable.CreateInPlace
 	}
-	f, err := create(s.root, name, FileMode)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := s.makeDir(path.Dir(name)); err != nil {
-			return err
-		}
-		f, err = create(s.root, name, FileMode)
-	}
+	f, err := s.write(ctx, name, src, create)
 	if err != nil {
-		return s.explain(err, name)
+		return err
 	}
 	defer f.Abort()
-	if _, err := io.Copy(&writer{ended: ctx.Err, file: f}, src); err != nil {
-		return errs.Wrap(err, "unable to store '%s'", s.Path(name))
-	}
 	if how == storage.Staged {
 		return f.Commit(ctx)
 	}
@@ -53,6 +46,46 @@ func (s *Storage) Put(ctx context.Context, name string, src io.Reader, how stora
 		return f.CommitNew(ctx)
 	}
 	return f.Commit(ctx)
+}
+
+// Gather writes an object as Put does a Staged one and leaves the sync to a few at a time.
+func (s *Storage) Gather(ctx context.Context, name string, src io.Reader) error {
+	f, err := s.write(ctx, name, src, durable.CreateInPlace)
+	if err != nil {
+		return err
+	}
+	return f.CommitLater(ctx, &s.gathered)
+}
+
+// Flush makes durable what objects hold that were gathered.
+func (s *Storage) Flush(context.Context) error { return s.gathered.Flush() }
+
+// write writes what src gives to a new file, which is not committed yet.
+func (s *Storage) write(ctx context.Context, name string, src io.Reader,
+	create func(*os.Root, string, fs.FileMode) (*durable.File, error)) (*durable.File, error) {
+
+	if err := s.check(ctx, name, false); err != nil {
+		return nil, err
+	}
+	f, err := create(s.root, name, FileMode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(path.Dir(name)); err != nil {
+			return nil, err
+		}
+		f, err = create(s.root, name, FileMode)
+	}
+	if err != nil {
+		return nil, s.explain(err, name)
+	}
+	n, err := io.Copy(&writer{ended: ctx.Err, file: f}, src)
+	if err != nil {
+		f.Abort()
+		return nil, errs.Wrap(err, "unable to store '%s'", s.Path(name))
+	}
+	if n >= coldSize {
+		f.Cold()
+	}
+	return f, nil
 }
 
 // writer stops when the context of its Put has ended, so that nothing is written after

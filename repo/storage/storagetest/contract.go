@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/storage"
 )
@@ -30,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage) {
 		"missing":            missing,
 		"list":               list,
 		"list many":          listMany,
+		"unfinished":         unfinished,
 		"remove":             remove,
 		"remove all":         removeAll,
 		"directories":        directories,
@@ -310,6 +312,30 @@ func list(t *testing.T, st storage.Storage) {
 	for range st.List(t.Context(), "", recurse) {
 		break // leaving early must not hang or panic
 	}
+}
+
+// unfinished: what has the name of a write under way is listed only when it is asked for, and
+// can be removed.
+func unfinished(t *testing.T, st storage.Storage) {
+	if !st.Features().Dirs {
+		return // and no temporary names
+	}
+	left := []string{"d/e/z" + durable.TempSuffix, "d/y" + durable.TempSuffix}
+	put(t, st, "d/x", "1")
+	for _, name := range left {
+		put(t, st, name, "22")
+	}
+	asked := storage.Listing{Recurse: true, Unfinished: true}
+	lists(t, st, "d", storage.Listing{Recurse: true}, "d/e/", "d/x=1")
+	lists(t, st, "d", asked, left[0]+"=2", left[1]+"=2")
+	lists(t, st, "", asked, left[0]+"=2", left[1]+"=2")
+	lists(t, st, "d", storage.Listing{Unfinished: true}, left[1]+"=2")
+	lists(t, st, "d", storage.Listing{Unfinished: true, Recurse: true, Only: []storage.Type{storage.Dir, storage.Link}})
+	if err := st.Remove(t.Context(), left...); err != nil {
+		t.Error(err)
+	}
+	lists(t, st, "", asked)
+	holds(t, st, "d/x", "1")
 }
 
 func listMany(t *testing.T, st storage.Storage) {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/storage"
 )
@@ -233,6 +234,10 @@ func collect(live map[string]entry, dir string, what storage.Listing) []storage.
 	var list []storage.Object
 	for name, e := range live {
 		if !below(name, dir) || !what.Recurse && path.Dir(name) != path.Clean(dir) {
+			continue
+		}
+		// It leaves no temporary names itself, but may be filled with what other stores leave.
+		if (durable.IsTemp(name) && e.typ != storage.Dir) != what.Unfinished {
 			continue
 		}
 		if len(what.Only) == 0 || slices.Contains(what.Only, e.typ) {
