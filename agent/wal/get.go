@@ -122,6 +122,7 @@ func firstWhole(ctx context.Context, name string, copies []found, fetch func(Cop
 	if len(copies) == 0 {
 		return found{}, nil, ErrMissing
 	}
+	damaged := true // all of them
 	for _, f := range copies {
 		err := fetch(f.Copy)
 		if err == nil {
@@ -130,9 +131,16 @@ func firstWhole(ctx context.Context, name string, copies []found, fetch func(Cop
 		if ctx.Err() != nil {
 			return found{}, nil, ctx.Err()
 		}
-		failed = append(failed, fmt.Sprintf("%s: %s [%s] %s", f.Name(), f.Path, errs.CodeOf(err), err))
+		code := errs.CodeOf(err)
+		damaged = damaged && (code == errs.Checksum || code == errs.Format)
+		failed = append(failed, fmt.Sprintf("%s: %s [%s] %s", f.Name(), f.Path, code, err))
 	}
-	return found{}, nil, errs.New(errs.FileRead, "unable to get %s:\n%s", name, strings.Join(failed, "\n"))
+	err = errs.New(errs.FileRead, "unable to get %s:\n%s", name, strings.Join(failed, "\n"))
+	if damaged {
+		err = errs.WithHint(err, "a server that still has the file in pg_wal can store it anew, with archive-push")
+		err = errs.WithHint(err, "else recover to a moment before it (--type=time or lsn), or from a backup that began later")
+	}
+	return found{}, nil, err
 }
 
 // find asks every archive. That one cannot be asked is a warning as long as another
@@ -170,7 +178,10 @@ func (g Get) find(ctx context.Context, c Cluster, name string) ([]found, error) 
 	return all, nil
 }
 
+// duplicates is the error when copies differ. They are listed by name, as pgBackRest does, so that
+// those with the same content stand together.
 func duplicates(name string, all []found) error {
+	all = slices.SortedStableFunc(slices.Values(all), func(a, b found) int { return strings.Compare(a.Path, b.Path) })
 	var list strings.Builder
 	last := ""
 	for _, f := range all {

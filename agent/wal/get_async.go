@@ -127,6 +127,7 @@ func (a AsyncGet) awaits(ctx context.Context, q *queue, name string) bool {
 	defer stalled.Stop()
 	look := time.NewTicker(lookPause)
 	defer look.Stop()
+	workerSeen := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -144,6 +145,12 @@ func (a AsyncGet) awaits(ctx context.Context, q *queue, name string) bool {
 		if now != came {
 			came = now
 			stalled.Reset(patience)
+		}
+		if time.Since(workerSeen) >= workerLook {
+			if alive, err := a.alive(); !alive || err != nil {
+				return false // killed in the meantime
+			}
+			workerSeen = time.Now()
 		}
 	}
 }

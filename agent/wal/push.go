@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
+	"github.com/pgx-backup/pgx/internal/spare"
 )
 
 // Push configures how WAL files are pushed.
@@ -58,8 +59,9 @@ func PushFile(ctx context.Context, p Push, path string) error {
 	if err != nil {
 		return err
 	}
+	defer f.release()
 	for _, a := range archives {
-		warning, err := p.put(ctx, a, f)
+		warning, err := p.put(ctx, a, f.File)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -110,18 +112,36 @@ func (p Push) dropWarning(name string) string {
 	return fmt.Sprintf("dropped WAL file '%s' because archive queue exceeded %s", name, p.SizeText(*p.QueueMax))
 }
 
+// opened is a WAL file to be stored, with the memory a segment is in until release.
+type opened struct {
+	File
+	buf *[]byte
+}
+
+// segments holds what segments are read into. What is new is expensive: its pages have to
+// come from the kernel.
+var segments spare.List[*[]byte]
+
+func (o *opened) release() {
+	if o.buf != nil {
+		segments.Put(o.buf)
+		o.buf, o.Open = nil, nil
+	}
+}
+
 // open gives a WAL file of the cluster to be stored. A segment is read.
-func (p Push) open(path string, wal postgres.WALName, c Cluster) (File, error) {
-	f := File{Name: filepath.Base(path), Open: func() (io.ReadCloser, error) {
+func (p Push) open(path string, wal postgres.WALName, c Cluster) (*opened, error) {
+	f := &opened{File: File{Name: filepath.Base(path), Open: func() (io.ReadCloser, error) {
 		in, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errs.New(errs.FileMissing, "unable to open missing file '%s' for read", path)
 		}
 		return in, errs.WrapAs(errs.FileOpen, err, "unable to open WAL file")
-	}}
+	}}}
 	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
-		if err := p.inspect(&f, path, c); err != nil {
-			return File{}, err
+		if err := p.inspect(f, path, c); err != nil {
+			f.release()
+			return nil, err
 		}
 	}
 	return f, nil
@@ -201,7 +221,7 @@ const (
 
 // inspect reads a segment: its header is that of the cluster's WAL, and its SHA-1 becomes
 // part of its name.
-func (p Push) inspect(f *File, path string, c Cluster) error {
+func (p Push) inspect(f *opened, path string, c Cluster) error {
 	in, err := f.Open()
 	if err != nil {
 		return err
@@ -211,7 +231,8 @@ func (p Push) inspect(f *File, path string, c Cluster) error {
 	if info, err := os.Stat(path); err == nil {
 		size = min(size, info.Size())
 	}
-	content := make([]byte, size)
+	f.take(int(size))
+	content := *f.buf
 	hash := sha1.New()
 	// In pieces, so that each is hashed while it is in the cache, and the runtime gets a
 	// word in between.
@@ -237,10 +258,25 @@ func (p Push) inspect(f *File, path string, c Cluster) error {
 	f.SHA1 = [20]byte(hash.Sum(nil))
 	if more == 0 {
 		f.Fixed = true
-		f.Open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+		f.Open = func() (io.ReadCloser, error) { return memory{bytes.NewBuffer(content)}, nil }
 	}
 	return nil
 }
+
+// take gets memory for size bytes.
+func (o *opened) take(size int) {
+	o.buf, _ = segments.Take()
+	if o.buf == nil || cap(*o.buf) < size {
+		b := make([]byte, size)
+		o.buf = &b
+	}
+	*o.buf = (*o.buf)[:size]
+}
+
+// memory is the content of a segment. A pipeline takes a Buffer's without copying it.
+type memory struct{ *bytes.Buffer }
+
+func (memory) Close() error { return nil }
 
 // checkHeader compares the beginning of a segment with the stanza.
 func (p Push) checkHeader(head []byte, path string, c Cluster) error {

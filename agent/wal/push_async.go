@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/logging"
 	"github.com/pgx-backup/pgx/internal/postgres"
 )
 
@@ -21,8 +22,9 @@ type AsyncPush struct {
 	Spool   Spool
 	Timeout time.Duration // how long to wait for the worker's answer
 
-	// Start starts a worker for the WAL directory of the file. It is called at most once, and
-	// only when none is alive.
+	// Start starts a worker for the WAL directory of the file. It is called only when none is
+	// alive: again in the same call when the one it started has died, after a pause that grows
+	// from one start to the next. So one that cannot live is not started without end.
 	Start   func(ctx context.Context) error
 	LogFile string // of the worker
 	Log     *slog.Logger
@@ -87,7 +89,7 @@ func (a AsyncPush) refused(name string) error {
 	return nil
 }
 
-// await makes sure that there is a worker, and waits for its answer.
+// await makes sure that there is a worker for as long as it waits for an answer.
 func (a AsyncPush) await(ctx context.Context, name, walDir string) error {
 	// What cannot be written is told here, where it reaches PostgreSQL's log.
 	if err := a.Spool.makeDir(a.Spool.Out()); err != nil {
@@ -103,7 +105,8 @@ func (a AsyncPush) await(ctx context.Context, name, walDir string) error {
 	begun := time.Now()
 	look := time.NewTimer(shortestLook)
 	defer look.Stop()
-	started := false
+	// A worker that was started is not alive before it has its claim.
+	var starts backoff
 	var workerSeen time.Time
 	for {
 		if ok, err := a.acknowledged(name); ok || err != nil {
@@ -112,16 +115,19 @@ func (a AsyncPush) await(ctx context.Context, name, walDir string) error {
 		if err := a.refused(name); err != nil {
 			return err
 		}
-		if !started && time.Since(workerSeen) >= workerLook {
+		if now := time.Now(); now.Sub(workerSeen) >= workerLook && !now.Before(starts.next) {
 			alive, err := a.alive(walDir)
 			if err != nil {
 				return err
 			}
 			if !alive {
+				if starts.pause > 0 {
+					a.Log.Log(ctx, logging.LevelDetail, "the worker that was started has ended without an answer, starting another")
+				}
 				if err := a.Start(ctx); err != nil {
 					return err
 				}
-				started = true
+				starts.failed(time.Now())
 			}
 			workerSeen = time.Now()
 		}

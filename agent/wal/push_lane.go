@@ -36,7 +36,8 @@ const tooMany = 3
 type lane struct {
 	index    int
 	jobs     chan pushJob
-	busy     int        // jobs under way
+	busy     int        // jobs given and not done
+	most     int        // of these
 	queue    []*pending // to be pushed, in PostgreSQL's order
 	refused  []*pending // that failed, and wait for PostgreSQL to ask again
 	failures int        // in a row
@@ -53,8 +54,8 @@ type lane struct {
 func (l *lane) blocked() bool { return l.down != "" && !l.asked && !l.trial }
 
 // free says whether the lane can be given a file.
-func (l *lane) free(now time.Time, processes int) bool {
-	if l.busy >= processes {
+func (l *lane) free(now time.Time) bool {
+	if l.busy >= l.most {
 		return false
 	}
 	return l.down == "" || !l.trial && (l.asked || !now.Before(l.retry.next))
@@ -137,46 +138,63 @@ type pushed struct {
 	down bool   // err is about the whole repository
 }
 
+// loadedJob is a job with its file, or why there is none.
+type loadedJob struct {
+	pushJob
+	content *opened
+	err     error
+}
+
+// load reads files until jobs is closed, ahead of those who push them: while a repository makes one
+// durable there is nothing else to do.
+func (w *PushWorker) load(jobs <-chan pushJob, loaded chan<- loadedJob) {
+	for j := range jobs {
+		l := loadedJob{pushJob: j}
+		wal, err := postgres.ParseWALName(j.file.name)
+		if l.err = err; err == nil {
+			l.content, l.err = w.Push.open(filepath.Join(w.WALDir, j.file.name), wal, j.cluster)
+		}
+		loaded <- l
+	}
+}
+
 // pusher is what one goroutine needs to push to one repository.
 type pusher struct {
 	push    Push
-	walDir  string
 	archive Archive
 	process int
 	term    int // in which the archive was looked at
 }
 
-// serve pushes until jobs is closed.
-func (p *pusher) serve(ctx context.Context, l *lane, results chan<- pushed) {
-	for j := range l.jobs {
+// serve pushes until loaded is closed.
+func (p *pusher) serve(ctx context.Context, l *lane, loaded <-chan loadedJob, results chan<- pushed) {
+	for j := range loaded {
 		r := p.do(ctx, j)
 		r.lane, r.file, r.process, r.trial = l, j.file, p.process, j.trial
 		results <- r
 	}
 }
 
-func (p *pusher) do(ctx context.Context, j pushJob) (r pushed) {
+func (p *pusher) do(ctx context.Context, j loadedJob) (r pushed) {
+	if j.content != nil {
+		defer j.content.release()
+	}
 	if p.term != j.term {
-		if err := p.look(ctx, j); err != nil {
+		if err := p.look(ctx, j.pushJob); err != nil {
 			return pushed{err: err, line: inRepo(p.archive, err), down: true}
 		}
 	}
-	wal, err := postgres.ParseWALName(j.file.name)
-	if err != nil {
-		return pushed{err: err}
+	if j.err != nil {
+		return pushed{err: j.err}
 	}
-	f, err := p.push.open(filepath.Join(p.walDir, j.file.name), wal, j.cluster)
-	if err != nil {
-		return pushed{err: err}
-	}
-	r.sha1 = f.SHA1
-	if r.warning, r.err = p.push.put(ctx, p.archive, f); r.err == nil || errs.CodeOf(r.err) == errs.ArchiveDuplicate {
+	r.sha1 = j.content.SHA1
+	if r.warning, r.err = p.push.put(ctx, p.archive, j.content.File); r.err == nil || errs.CodeOf(r.err) == errs.ArchiveDuplicate {
 		return r
 	}
 	r.line = inRepo(p.archive, r.err)
 	// Is it this file, or all of them?
 	if ctx.Err() == nil {
-		if err := p.look(ctx, j); err != nil {
+		if err := p.look(ctx, j.pushJob); err != nil {
 			r.line, r.down = inRepo(p.archive, err), true
 		}
 	}

@@ -219,11 +219,12 @@ func (r *pushRun) acknowledge(f *pending) {
 	r.answers = append(r.answers, f)
 }
 
-// answersAtOnce is how many acknowledgements are made durable together.
+// answersAtOnce is how many acknowledgements are written together.
 const answersAtOnce = 64
 
 // answer writes acknowledgements, as many as take no long time. What cannot be written
-// stays to be written.
+// stays to be written. They are not made durable: what they tell of is, and one that a crash takes
+// away is given again as soon as the file has been found in the archive.
 func (r *pushRun) answer(ctx context.Context) {
 	n := min(len(r.answers), answersAtOnce)
 	if n == 0 || time.Now().Before(r.answerRetry.next) {
@@ -237,7 +238,7 @@ func (r *pushRun) answer(ctx context.Context) {
 			}
 			written++
 		}
-		return durable.SyncDir(out, ".")
+		return nil
 	})
 	r.spoolTrouble(ctx, err)
 	if err == nil {

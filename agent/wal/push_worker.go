@@ -26,7 +26,7 @@ type PushWorker struct {
 	WALDir string // pg_wal of the cluster, absolute
 
 	Repos     []Repository
-	Processes int   // goroutines for each repository
+	Processes int   // files on their way to each repository; half as many more are read ahead
 	BatchSize int64 // bytes to take up before looking again at what waits
 	Push      Push  // how; its Archives are not used
 
@@ -65,13 +65,24 @@ func (w *PushWorker) Run(ctx context.Context) error {
 	defer r.end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.results = make(chan pushed, len(w.Repos)*w.Processes) // none of them ever waits for us
+	readers := (w.Processes + 1) / 2
+	most := w.Processes + readers
+	r.results = make(chan pushed, len(w.Repos)*most) // none of them ever waits for us
 	for i, repo := range w.Repos {
-		l := &lane{index: i, jobs: make(chan pushJob, w.Processes)}
+		l := &lane{index: i, most: most, jobs: make(chan pushJob, most)}
 		r.lanes = append(r.lanes, l)
+		loaded := make(chan loadedJob)
+		var reading sync.WaitGroup
+		for range readers {
+			reading.Go(func() { w.load(l.jobs, loaded) })
+		}
+		r.working.Go(func() {
+			reading.Wait()
+			close(loaded)
+		})
 		for n := range w.Processes {
-			p := &pusher{push: w.Push, walDir: w.WALDir, archive: repo.Open(), process: i*w.Processes + n + 1}
-			r.working.Go(func() { p.serve(ctx, l, r.results) })
+			p := &pusher{push: w.Push, archive: repo.Open(), process: i*w.Processes + n + 1}
+			r.working.Go(func() { p.serve(ctx, l, loaded, r.results) })
 		}
 	}
 	return r.loop(ctx)
@@ -249,7 +260,7 @@ func (r *pushRun) runnable(now time.Time) bool {
 		return false
 	}
 	for _, l := range r.lanes {
-		if l.free(now, r.w.Processes) && (len(r.todo) > 0 || l.first() != nil) {
+		if l.free(now) && (len(r.todo) > 0 || l.first() != nil) {
 			return true
 		}
 	}
@@ -283,7 +294,7 @@ func (r *pushRun) next() time.Time {
 		return at
 	}
 	for _, l := range r.lanes {
-		if l.blocked() && l.busy < r.w.Processes && (len(r.todo) > 0 || l.first() != nil) {
+		if l.blocked() && l.busy < l.most && (len(r.todo) > 0 || l.first() != nil) {
 			earlier(l.retry.next)
 		}
 	}
@@ -360,7 +371,7 @@ func (r *pushRun) identify(ctx context.Context) error {
 func (r *pushRun) take(now time.Time) {
 	hungry := false
 	for _, l := range r.lanes {
-		hungry = hungry || l.free(now, r.w.Processes) && l.first() == nil
+		hungry = hungry || l.free(now) && l.busy < r.w.Processes && l.first() == nil
 	}
 	if !hungry || len(r.todo) == 0 {
 		return
@@ -389,7 +400,7 @@ func (r *pushRun) dispatch(now time.Time) {
 		return
 	}
 	for _, l := range r.lanes {
-		for l.free(now, r.w.Processes) && l.first() != nil {
+		for l.free(now) && l.first() != nil {
 			l.give(r.cluster, r.term)
 		}
 	}

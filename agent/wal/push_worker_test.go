@@ -298,7 +298,7 @@ func TestPushWorkerRefusesAll(t *testing.T) {
 	s.repos[0].refuses = refuses
 	s.ready(names...)
 	s.run()
-	if n := len(s.repos[0].puts); n != 3 {
+	if n := len(s.repos[0].puts); n != 3 && n != 3+1 { // one may be on its way when the third is refused
 		t.Errorf("%d files were tried", n)
 	}
 	if got := s.out(); len(got) != len(names) || got[names[0]+".error"] !=

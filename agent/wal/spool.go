@@ -121,8 +121,8 @@ func (s status) failure(name string) error {
 // failed is the error as one line of a report begins.
 func (s status) failed() string { return fmt.Sprintf("[%d] %s", s.code, s.message) }
 
-// writeStatus lets a status file appear whole. What is told by it can be found out again,
-// so only an answer that PostgreSQL acts on is made durable; the names, by the caller.
+// writeStatus lets a status file appear whole. What is told by it can be found out again, so its name need not be
+// durable. Its content is where PostgreSQL acts on it: an empty one says that nothing is wrong.
 func writeStatus(ctx context.Context, root *os.Root, name string, s status) (err error) {
 	f, err := root.OpenFile(durable.TempName(name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, spoolFileMode)
 	if err != nil {
