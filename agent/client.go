@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -89,21 +90,76 @@ func receiveAll[T any](ctx context.Context, c protocol.Caller, call string) ([]T
 
 // Open opens a file for a backup.
 func (c *Client) Open(ctx context.Context, r pgdata.Read) (Source, error) {
-	in, err := c.pool.Receive(ctx, callReadFile, packRead(r))
+	in, err := c.readFile(ctx, packRead(r))
 	if err != nil {
 		return nil, err
 	}
-	return &remoteFile{in: in}, nil
+	f := &remoteFile{in: in, asked: askedOf(r)}
+	if r.Expected != nil {
+		if err := f.begin(); err != nil {
+			_ = in.Close() // it has given its result, or is given up
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// maxInRequest is how large a prior map can be that is sent in a request.
+const maxInRequest = 256 << 10
+
+// readFile asks for a file.
+func (c *Client) readFile(ctx context.Context, a readFileArgs) (*protocol.Stream, error) {
+	if a.Blocks == nil || len(a.Blocks.Prior) <= maxInRequest {
+		return c.pool.Receive(ctx, callReadFile, a)
+	}
+	sent, err := appendRecord(nil, a)
+	if err != nil {
+		return nil, err
+	}
+	if len(sent) > maxRecords {
+		return nil, errs.WithHint(errs.New(errs.ParamInvalid, "the prior block map of '%s' has %d bytes, too many to be sent", a.Name, len(a.Blocks.Prior)),
+			"a new full backup can have larger blocks of such files (option repo-block-size-map).")
+	}
+	return c.pool.Exchange(ctx, callReadFile, readFileArgs{Sent: true}, bytes.NewReader(sent))
 }
 
 // remoteFile is a Source that comes from an agent.
 type remoteFile struct {
 	in       *protocol.Stream
+	asked    asked
+	first    []byte // read ahead by begin
 	received int64
 	result   *pipeline.Result // once all of it was read
 }
 
+// begin is pgdata.ErrUnchanged if the file is said to be that. What is sent of one that is not
+// begins with a byte, unless it is empty.
+func (f *remoteFile) begin() error {
+	var first [1]byte
+	switch n, err := f.in.Read(first[:]); {
+	case n > 0:
+		f.first = first[:n]
+		return nil
+	case err != io.EOF:
+		return err
+	}
+	var w readFileResult
+	if err := f.in.Result(&w); err != nil {
+		return err
+	}
+	if w.Unchanged {
+		return pgdata.ErrUnchanged
+	}
+	return nil
+}
+
 func (f *remoteFile) Read(p []byte) (int, error) {
+	if len(f.first) > 0 {
+		n := copy(p, f.first)
+		f.first = f.first[n:]
+		f.received += int64(n)
+		return n, nil
+	}
 	n, err := f.in.Read(p)
 	f.received += int64(n)
 	if err == io.EOF {
@@ -116,11 +172,20 @@ func (f *remoteFile) Read(p []byte) (int, error) {
 
 // WriteTo hands over what comes as it comes.
 func (f *remoteFile) WriteTo(w io.Writer) (int64, error) {
-	n, err := f.in.WriteTo(counting{w, &f.received})
+	to := counting{w, &f.received}
+	var total int64
+	if len(f.first) > 0 {
+		n, err := to.Write(f.first)
+		if total = int64(n); err != nil {
+			return total, err
+		}
+		f.first = nil
+	}
+	n, err := f.in.WriteTo(to)
 	if err == nil {
 		err = f.finish()
 	}
-	return n, err
+	return total + n, err
 }
 
 type counting struct {
@@ -141,7 +206,7 @@ func (f *remoteFile) finish() error {
 	if err := f.in.Result(&w); err != nil {
 		return err
 	}
-	r, err := w.result(f.received)
+	r, err := w.result(f.received, f.asked)
 	if err == nil {
 		f.result = &r
 	}
@@ -227,6 +292,16 @@ func (r *remoteSession) Now(ctx context.Context) (time.Time, error) {
 
 func (r *remoteSession) Alive(ctx context.Context) error { return r.call(ctx, callAlive, nil, nil) }
 
+func (r *remoteSession) Replayed(ctx context.Context) (postgres.LSN, error) {
+	var p replayedResult
+	err := r.call(ctx, callReplayed, nil, &p)
+	return p.LSN, err
+}
+
+func (r *remoteSession) Checkpoint(ctx context.Context) error {
+	return r.call(ctx, callCheckpoint, nil, nil)
+}
+
 func (r *remoteSession) StartBackup(ctx context.Context, how pgsql.BackupStart) (*pgsql.Backup, error) {
 	var b pgsql.Backup
 	if err := r.call(ctx, callStartBackup, startBackupArgs(how), &b); err != nil {
@@ -264,6 +339,33 @@ func (r *remoteSession) SwitchWAL(ctx context.Context) (segment string, err erro
 		return "", err
 	}
 	return w.Segment, checkSegment(w.Segment)
+}
+
+func (r *remoteSession) Summaries(ctx context.Context) (pgsql.SummaryState, error) {
+	var s pgsql.SummaryState
+	err := r.call(ctx, callSummaries, nil, &s)
+	return s, err
+}
+
+// maxChanged is how much of a cluster can have changed, in segments of 1 GiB. It bounds what is believed
+// of another host.
+const maxChanged = 1 << 24
+
+func (r *remoteSession) Changed(ctx context.Context, of pgsql.SummaryRange) ([]pgsql.Changed, error) {
+	if err := r.usable(callChanged); err != nil {
+		return nil, err
+	}
+	var all []pgsql.Changed
+	for c, err := range receive[pgsql.Changed](ctx, r.s, callChanged, changedArgs(of)) {
+		if err != nil {
+			return nil, err
+		}
+		if len(all) == maxChanged {
+			return nil, errs.New(errs.Protocol, "more than %d segments of relations are said to have changed", maxChanged)
+		}
+		all = append(all, c)
+	}
+	return all, nil
 }
 
 // disconnectTimeout is a second more than a server is given to end a session.

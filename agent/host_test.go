@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"io"
@@ -209,6 +210,42 @@ func TestHostRead(t *testing.T) {
 	})
 }
 
+// TestHostExpected: near and far, what is as expected is told without data, and what is not
+// comes whole.
+func TestHostExpected(t *testing.T) {
+	c := cluster(t)
+	c.Stop(pgtest.Fast)
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	must(t, os.WriteFile(filepath.Join(c.PGDATA, "base/5/16777216"), content, 0o600))
+	must(t, os.WriteFile(filepath.Join(c.PGDATA, "base/5/16777217"), nil, 0o600))
+	hosts(t, c, func(t *testing.T, h agent.Host) {
+		for _, codec := range []compress.Type{compress.None, compress.LZ4} {
+			read := pgdata.Read{Name: "pg_data/base/5/16777216", Limit: int64(len(content)), Compress: codec, Level: codec.DefaultLevel()}
+			read.Expected = &pgdata.Expected{Size: int64(len(content)), SHA1: sha1.Sum(content), Always: true}
+			for range 6 { // more than there are sessions
+				if _, err := h.Open(t.Context(), read); !errors.Is(err, pgdata.ErrUnchanged) {
+					t.Fatalf("%s: error is %v", codec, err)
+				}
+			}
+			read.Expected.SHA1[0]++
+			if err := sameFile(t.Context(), h, local(c), read); err != nil {
+				t.Errorf("%s: %v", codec, err)
+			}
+			if err := sameFile(t.Context(), local(c), h, read); err != nil {
+				t.Errorf("%s: %v", codec, err)
+			}
+			read.Name = "pg_data/base/5/16777217"
+			if err := sameFile(t.Context(), h, local(c), read); err != nil {
+				t.Errorf("%s, empty: %v", codec, err)
+			}
+			read.Name = "pg_data/base/5/gone"
+			if _, err := h.Open(t.Context(), read); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s, gone: %v", codec, err)
+			}
+		}
+	})
+}
+
 func TestHostSession(t *testing.T) {
 	c := cluster(t)
 	hosts(t, c, func(t *testing.T, h agent.Host) {
@@ -350,5 +387,41 @@ func TestHostBackupEnds(t *testing.T) {
 			_, err := h.Connect(t.Context())
 			wantCode(t, err, errs.DbConnect)
 		})
+	})
+}
+
+// TestHostSummaries: near and far, the same is told of what has changed.
+func TestHostSummaries(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{Major: pgtest.Majors(t, 18)[0], Checksums: true, Config: map[string]string{"summarize_wal": "on"}})
+	c.Start()
+	hosts(t, c, func(t *testing.T, h agent.Host) {
+		s, err := h.Connect(t.Context())
+		must(t, err)
+		defer func() { must(t, s.Close(t.Context())) }()
+		redo := func() postgres.LSN {
+			c.Exec("checkpoint")
+			f, err := s.Facts(t.Context())
+			must(t, err)
+			return f.Redo
+		}
+		of := pgsql.SummaryRange{Timeline: 1, From: redo()}
+		c.Exec("create table if not exists t (g int); insert into t select g from generate_series(1, 1000) g; create database d; drop database d")
+		of.To = redo()
+		pgtest.Eventually(t, "WAL summaries", func() bool {
+			state, err := s.Summaries(t.Context())
+			must(t, err)
+			return state.Enabled && state.Written >= of.To
+		})
+		all, err := s.Changed(t.Context(), of)
+		if err != nil || !slices.ContainsFunc(all, func(c pgsql.Changed) bool { return c.Node == 0 && c.Onward }) ||
+			!slices.ContainsFunc(all, func(c pgsql.Changed) bool { return c.Database == 5 && c.Node >= 16384 && c.Main }) {
+			t.Errorf("%d changes, %v", len(all), err)
+		}
+		_, err = s.Changed(t.Context(), pgsql.SummaryRange{Timeline: 1, From: of.From + 8, To: of.To})
+		wantCode(t, err, errs.FileMissing)
+		if _, err = s.Changed(t.Context(), pgsql.SummaryRange{Timeline: 1, From: of.To, To: of.From}); err == nil {
+			t.Error("a range that is none is not refused")
+		}
+		must(t, s.Alive(t.Context()))
 	})
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"errors"
 
+	"github.com/pgx-backup/pgx/agent/pgdata"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pgsql"
 	"github.com/pgx-backup/pgx/protocol"
@@ -25,6 +27,7 @@ func BackupService(h Host) protocol.Service {
 			callRunning:            s.running,
 			callListFiles:          s.listFiles,
 			callReadFile:           s.readFile,
+			callReadFiles:          s.readFiles,
 			callConnect:            s.connect,
 			callDisconnect:         s.disconnect,
 			callFacts:              s.connected(facts),
@@ -32,10 +35,14 @@ func BackupService(h Host) protocol.Service {
 			callTablespaces:        s.connected(tablespaces),
 			callNow:                s.connected(now),
 			callAlive:              s.connected(alive),
+			callReplayed:           s.connected(replayed),
+			callCheckpoint:         s.connected(checkpoint),
 			callStartBackup:        s.connected(startBackup),
 			callStopBackup:         s.connected(stopBackup),
 			callCreateRestorePoint: s.connected(createRestorePoint),
 			callSwitchWAL:          s.connected(switchWAL),
+			callSummaries:          s.connected(summaries),
+			callChanged:            s.connected(changed),
 		},
 		Close: func() error {
 			_, err := s.disconnect(context.Background(), nil) // it ends by itself within seconds
@@ -84,11 +91,19 @@ func (s *backupService) readFile(ctx context.Context, c *protocol.Call) (any, er
 	if err := c.Decode(&args); err != nil {
 		return nil, err
 	}
+	if args.Sent {
+		if _, err := readRecord(bufio.NewReader(c.In()), maxRecords, &args); err != nil {
+			return nil, cutRecord(err)
+		}
+	}
 	read, err := args.read()
 	if err != nil {
 		return nil, err
 	}
 	file, err := s.host.Open(ctx, read)
+	if errors.Is(err, pgdata.ErrUnchanged) {
+		return readFileResult{Unchanged: true}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +172,15 @@ func now(ctx context.Context, s Session, _ *protocol.Call) (any, error) {
 
 func alive(ctx context.Context, s Session, _ *protocol.Call) (any, error) { return nil, s.Alive(ctx) }
 
+func replayed(ctx context.Context, s Session, _ *protocol.Call) (any, error) {
+	lsn, err := s.Replayed(ctx)
+	return replayedResult{lsn}, err
+}
+
+func checkpoint(ctx context.Context, s Session, _ *protocol.Call) (any, error) {
+	return nil, s.Checkpoint(ctx)
+}
+
 func startBackup(ctx context.Context, s Session, c *protocol.Call) (any, error) {
 	var args startBackupArgs
 	if err := c.Decode(&args); err != nil {
@@ -187,4 +211,20 @@ func createRestorePoint(ctx context.Context, s Session, c *protocol.Call) (any, 
 func switchWAL(ctx context.Context, s Session, _ *protocol.Call) (any, error) {
 	segment, err := s.SwitchWAL(ctx)
 	return switchWALResult{segment}, err
+}
+
+func summaries(ctx context.Context, s Session, _ *protocol.Call) (any, error) {
+	return s.Summaries(ctx)
+}
+
+func changed(ctx context.Context, s Session, c *protocol.Call) (any, error) {
+	var args changedArgs
+	if err := c.Decode(&args); err != nil {
+		return nil, err
+	}
+	if args.From >= args.To {
+		return nil, errs.New(errs.ParamInvalid, "there is no WAL from lsn = %s to lsn = %s", args.From, args.To)
+	}
+	all, err := s.Changed(ctx, pgsql.SummaryRange(args))
+	return nil, giveAll(c, all, err)
 }

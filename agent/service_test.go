@@ -22,12 +22,12 @@ import (
 // calls are those of each role, and which way their data goes.
 var calls = map[string]map[string]string{
 	agent.RoleBackup: {
-		"control": "", "running": "", "list-files": "out", "read-file": "out", "connect": "", "disconnect": "", "facts": "",
-		"databases": "out", "tablespaces": "out", "now": "", "alive": "", "start-backup": "", "stop-backup": "",
-		"create-restore-point": "", "switch-wal": "",
+		"control": "", "running": "", "list-files": "out", "read-file": "out", "read-files": "both", "connect": "", "disconnect": "", "facts": "",
+		"databases": "out", "tablespaces": "out", "now": "", "alive": "", "replayed": "", "checkpoint": "", "start-backup": "", "stop-backup": "",
+		"create-restore-point": "", "switch-wal": "", "summaries": "", "changed": "out",
 	},
 	agent.RoleRestoreTarget: {
-		"check": "", "inspect": "in", "begin": "in", "match-file": "", "put-file": "in", "read-small": "out", "write-small": "in",
+		"check": "", "inspect": "in", "begin": "in", "match-files": "in", "patch-file": "in", "patch-next": "in", "put-file": "in", "put-files": "in", "read-small": "out", "write-small": "in",
 		"finish": "",
 	},
 }
@@ -50,8 +50,14 @@ func do(ctx context.Context, s *protocol.Session, way, call string, args any, da
 	switch way {
 	case "in":
 		return s.Send(ctx, call, args, bytes.NewReader(data), nil)
-	case "out":
-		in, err := s.Receive(ctx, call, args)
+	case "out", "both":
+		var in *protocol.Stream
+		var err error
+		if way == "out" {
+			in, err = s.Receive(ctx, call, args)
+		} else {
+			in, err = s.Exchange(ctx, call, args, bytes.NewReader(data))
+		}
 		if err != nil {
 			return err
 		}
@@ -95,10 +101,18 @@ func TestRequests(t *testing.T) {
 		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"zst","level":23}`, errs.ParamInvalid, "compress type 'zst' has no level 23, only -7 to 22"},
 		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"none","pages":{"size":5}}`, errs.ParamInvalid, "page size 5 is not valid"},
 		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"none","pages":{"size":1099511627776}}`, errs.ParamInvalid, "page size"},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"none","expected":{"size":3,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`, 0, ""},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"none","expected":{"size":3,"sha1":"AAAA"}}`, errs.ParamInvalid, "what is expected of 'pg_data/PG_VERSION' cannot be"},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":1,"compress":"none","expected":{"size":-1,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`, errs.ParamInvalid, "what is expected of 'pg_data/PG_VERSION' cannot be"},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":-1,"compress":"none","raw":true,"blocks":{"size":8192,"sum_size":6,"super_size":8192,"reference":0}}`, 0, ""},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":-1,"compress":"none","blocks":{"size":8193,"sum_size":6,"super_size":8192,"reference":0}}`, errs.Format, "blocks of 8193 bytes with checksums of 6 cannot be"},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":-1,"compress":"none","blocks":{"size":8192,"sum_size":6,"super_size":8192,"reference":-1}}`, errs.ParamInvalid, "super blocks of 8192 bytes at 0 of backup -1 cannot be"},
+		{agent.RoleBackup, "read-file", `{"name":"pg_data/PG_VERSION","limit":-1,"compress":"none","blocks":{"size":8192,"sum_size":6,"super_size":8192,"prior":"AAA=","reference":1}}`, errs.Format, "unable to read the prior block map of 'pg_data/PG_VERSION'"},
 		{agent.RoleBackup, "read-file", `{"name":"/etc/passwd","limit":1,"compress":"none"}`, errs.ParamInvalid, "'/etc/passwd' is not the name of a file in a data directory"},
 		{agent.RoleBackup, "read-file", `{"name":"\u0100","limit":1,"compress":"none","bytes":true}`, errs.Protocol, "marked as bytes"},
 		{agent.RoleBackup, "read-file", `{"path":"/etc/passwd"}`, errs.Protocol, "unknown field"},
 		{agent.RoleBackup, "read-file", `null`, errs.Format, "compress type '' is not known"},
+		{agent.RoleBackup, "read-file", `{"sent":true}`, errs.Protocol, "what was sent is cut"},
 		{agent.RoleBackup, "list-files", `{"version":15}`, 0, ""},
 		{agent.RoleBackup, "list-files", `{"version":11}`, errs.ParamInvalid, "PostgreSQL 11 is not supported"},
 		{agent.RoleBackup, "list-files", `{"version":15,"exclude":[""]}`, errs.ParamInvalid, "an empty name cannot be excluded"},
@@ -156,7 +170,10 @@ func hostile(t testing.TB, result json.RawMessage, data []byte) *agent.Client {
 	handlers := map[string]protocol.Handler{}
 	for call, way := range calls[agent.RoleBackup] {
 		handlers[call] = func(_ context.Context, c *protocol.Call) (any, error) {
-			if way == "out" {
+			if way == "both" {
+				_, _ = io.Copy(io.Discard, c.In())
+			}
+			if way == "out" || way == "both" {
 				_, _ = c.Out().Write(data)
 			}
 			return result, nil
@@ -180,6 +197,12 @@ func useAll(ctx context.Context, c *agent.Client) map[string]error {
 		_, failed["read"] = in.WriteTo(io.Discard)
 		_ = in.Result()
 		_ = in.Close()
+	}
+	if b, err := c.OpenBundle(ctx, make([]pgdata.Read, 2)); err != nil {
+		failed["bundle"] = err
+	} else {
+		_, failed["bundle"] = b.WriteTo(io.Discard)
+		_ = b.Close()
 	}
 	s, err := c.Connect(ctx)
 	failed["connect"] = err
@@ -219,6 +242,8 @@ func TestHostileAgent(t *testing.T) {
 		{"list", `null`, strings.Repeat("x", 1<<20), "has more than 262144 bytes"},
 		{"databases", `null`, "[]\n", "cannot be read"},
 		{"read", `{"size":3,"sha1":` + sum + `,"repo_size":4,"repo_sha1":` + sum + `}`, "abc", "cannot be true"},
+		{"read", `{"unchanged":true}`, "", "cannot be true"}, // nothing was expected
+		{"read", `{"unchanged":true}`, "abc", "cannot be true"},
 		{"read", `{"size":-1,"sha1":` + sum + `,"repo_size":3,"repo_sha1":` + sum + `}`, "abc", "cannot be true"},
 		{"read", `{"size":3,"sha1":"","repo_size":3,"repo_sha1":` + sum + `}`, "abc", "cannot be true"},
 		{"read", `{"size":3,"sha1":` + sum + `,"repo_size":3,"repo_sha1":` + sum + `,"pages":{"errors":"gA=="}}`, "abc", "cannot be true"},

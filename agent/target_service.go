@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha1"
+	"errors"
 	"hash"
 	"io"
+	"slices"
 
 	"github.com/pgx-backup/pgx/agent/pgdata"
+	"github.com/pgx-backup/pgx/internal/block"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/protocol"
 )
@@ -35,19 +38,23 @@ func TargetService(t Target) protocol.Service {
 			callCheck:      s.check,
 			callInspect:    s.inspect,
 			callBegin:      s.begin,
-			callMatchFile:  s.during(s.matchFile),
+			callMatchFiles: s.during(s.matchFiles),
+			callPatchFile:  s.during(s.patchFile),
+			callPatchNext:  s.patchNext,
 			callPutFile:    s.during(s.putFile),
+			callPutFiles:   s.during(s.putFiles),
 			callReadSmall:  s.during(s.readSmall),
 			callWriteSmall: s.during(s.writeSmall),
 			callFinish:     s.during(s.finish),
 		},
-		Close: t.Close,
+		Close: func() error { return errors.Join(s.endPatch(), t.Close()) },
 	}
 }
 
 type targetService struct {
 	target Target
 	stage  stage
+	patch  pgdata.Patch // under way, or nil
 }
 
 // stage says how far a restore is. A Target relies on the order of its methods; a client
@@ -65,6 +72,9 @@ func (s *targetService) during(do protocol.Handler) protocol.Handler {
 	return func(ctx context.Context, c *protocol.Call) (any, error) {
 		if s.stage != begun {
 			return nil, errs.New(errs.Protocol, "no restore is under way in this session: '%s' comes first, '%s' last", callBegin, callFinish)
+		}
+		if err := s.endPatch(); err != nil {
+			return nil, err
 		}
 		return do(ctx, c)
 	}
@@ -128,8 +138,37 @@ func (s *targetService) begin(ctx context.Context, c *protocol.Call) (any, error
 	return nil, err
 }
 
-func (s *targetService) matchFile(ctx context.Context, c *protocol.Call) (any, error) {
-	var args matchFileArgs
+// maxMatched bounds how many files are compared in one call.
+const maxMatched = 10_000
+
+func (s *targetService) matchFiles(ctx context.Context, c *protocol.Call) (any, error) {
+	var args matchFilesArgs
+	if err := c.Decode(&args); err != nil {
+		return nil, err
+	}
+	var files []pgdata.TargetFile
+	for w, err := range values[wireFile](c.In()) {
+		if err == nil && len(files) == maxMatched {
+			err = errs.New(errs.ParamInvalid, "more than %d files are to be compared at once", maxMatched)
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := w.file()
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	matches, err := s.target.Match(ctx, files, pgdata.Compare{Times: args.Times, Before: args.Before.time()})
+	return matchFilesResult{matches}, err
+}
+
+// maxMap bounds the text of a block map. One of a file of a terabyte in the smallest blocks has less than twice as much.
+const maxMap = 1 << 30
+
+func (s *targetService) patchFile(ctx context.Context, c *protocol.Call) (any, error) {
+	var args patchFileArgs
 	if err := c.Decode(&args); err != nil {
 		return nil, err
 	}
@@ -137,8 +176,51 @@ func (s *targetService) matchFile(ctx context.Context, c *protocol.Call) (any, e
 	if err != nil {
 		return nil, err
 	}
-	matches, err := s.target.Match(ctx, f, pgdata.Compare{Times: args.Times, Before: args.Before.time()})
-	return matchFileResult{matches}, err
+	text, err := io.ReadAll(io.LimitReader(c.In(), maxMap+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxMap {
+		return nil, errs.New(errs.ParamInvalid, "block map of '%s' is larger than 1GB", f.Name)
+	}
+	m, err := block.Parse(text, f.Size, args.BlockSize, args.SumSize)
+	if err != nil {
+		return nil, err
+	}
+	if s.patch, err = s.target.Patch(ctx, f, m); err != nil || s.patch == nil {
+		s.patch = nil
+		return patchResult{}, err
+	}
+	return s.patched()
+}
+
+// patchNext takes the content of the blocks that the call before has asked for.
+func (s *targetService) patchNext(ctx context.Context, c *protocol.Call) (any, error) {
+	if s.patch == nil {
+		return nil, errs.New(errs.Protocol, "no patch is under way in this session: '%s' comes first", callPatchFile)
+	}
+	if err := s.patch.Write(ctx, c.In()); err != nil {
+		return nil, errors.Join(err, s.endPatch())
+	}
+	return s.patched()
+}
+
+// patched tells what is needed next.
+func (s *targetService) patched() (any, error) {
+	r := patchResult{Found: true, Needed: slices.Clone(s.patch.Needed())}
+	if len(r.Needed) > 0 {
+		return r, nil
+	}
+	return r, s.endPatch()
+}
+
+func (s *targetService) endPatch() error {
+	if s.patch == nil {
+		return nil
+	}
+	p := s.patch
+	s.patch = nil
+	return p.Close()
 }
 
 func (s *targetService) putFile(ctx context.Context, c *protocol.Call) (any, error) {
@@ -154,6 +236,32 @@ func (s *targetService) putFile(ctx context.Context, c *protocol.Call) (any, err
 		return nil, s.target.Put(ctx, f, nil)
 	}
 	return nil, s.target.Put(ctx, f, &verified{src: c.In(), file: f, sum: sha1.New()})
+}
+
+func (s *targetService) putFiles(ctx context.Context, c *protocol.Call) (any, error) {
+	in := bufio.NewReaderSize(c.In(), maxLine)
+	for {
+		var w wireFile
+		err := readValue(in, &w)
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := w.file()
+		if err != nil {
+			return nil, err
+		}
+		if f.Zero || f.Size == 0 {
+			err = s.target.Put(ctx, f, nil)
+		} else {
+			err = s.target.Put(ctx, f, &verified{src: io.LimitReader(in, f.Size), file: f, sum: sha1.New()})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // verified gives the content of a file, and in place of its end an error when it is not what

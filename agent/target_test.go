@@ -133,7 +133,11 @@ func tree(t *testing.T, dir string) string {
 			}
 			fmt.Fprintf(&b, " %d %x", info.Size(), sha1.Sum(content))
 			if !strings.Contains(path, "written") && !strings.Contains(path, "backup.manifest") {
-				fmt.Fprintf(&b, " %d", info.ModTime().Unix())
+				if at := info.ModTime(); time.Since(at) < time.Hour { // until it is durable
+					b.WriteString(" just now")
+				} else {
+					fmt.Fprintf(&b, " %d", at.Unix())
+				}
 			}
 		case info.Mode()&fs.ModeSymlink != 0:
 			to, err := os.Readlink(path)
@@ -225,9 +229,9 @@ func TestTarget(t *testing.T) {
 		must(t, target.Begin(ctx, s.layout, marker))
 		stage("cleaned")
 		for _, name := range slices.Sorted(maps.Keys(s.content)) {
-			matches, err := target.Match(ctx, s.file(name), pgdata.Compare{})
-			fmt.Fprintf(&stages, "%q matches: %v, %v\n", name, matches, err)
-			later, err := target.Match(ctx, s.file(name), pgdata.Compare{Times: true, Before: time.Unix(1700000000, 5)})
+			now, err := matches(ctx, target, s.file(name), pgdata.Compare{})
+			fmt.Fprintf(&stages, "%q matches: %v, %v\n", name, now, err)
+			later, err := matches(ctx, target, s.file(name), pgdata.Compare{Times: true, Before: time.Unix(1700000000, 5)})
 			fmt.Fprintf(&stages, "%q matches in time: %v, %v\n", name, later, err)
 		}
 		must(t, target.Close())
@@ -290,6 +294,12 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
+// matches is Match of one file.
+func matches(ctx context.Context, target agent.Target, file pgdata.TargetFile, how pgdata.Compare) (bool, error) {
+	all, err := target.Match(ctx, []pgdata.TargetFile{file}, how)
+	return slices.Equal(all, []bool{true}), err
+}
+
 // What a client says of a file is not believed, nor that it has looked before.
 func TestTargetServiceVerifies(t *testing.T) {
 	s := newSaved(t)
@@ -316,8 +326,8 @@ func TestTargetServiceVerifies(t *testing.T) {
 	wrong := strings.Replace(s.content[name], "page", "cage", 1)
 	err := target.Put(ctx, s.file(name), strings.NewReader(wrong))
 	wantCode(t, err, errs.Checksum)
-	if matches, err := target.Match(ctx, s.file(name), pgdata.Compare{Times: true, Before: time.Now()}); err != nil || matches {
-		t.Errorf("a file of the wrong content counts: %v, %v", matches, err)
+	if there, err := matches(ctx, target, s.file(name), pgdata.Compare{Times: true, Before: time.Now()}); err != nil || there {
+		t.Errorf("a file of the wrong content counts: %v, %v", there, err)
 	}
 	wantCode(t, target.Put(ctx, s.file(name), nil), errs.Checksum)
 	must(t, target.Finish(ctx, false))
@@ -334,15 +344,34 @@ func TestTargetServiceVerifies(t *testing.T) {
 	}
 }
 
-// A target that is lost in the middle of a file leaves nothing that counts.
+// A target that is lost in the middle of a file leaves nothing that counts, and the error tells where.
 func TestTargetLost(t *testing.T) {
+	for name, put := range map[string]func(context.Context, agent.Target, pgdata.TargetFile, io.Reader) error{
+		"one": func(ctx context.Context, target agent.Target, f pgdata.TargetFile, src io.Reader) error {
+			return target.Put(ctx, f, src)
+		},
+		"many": func(ctx context.Context, target agent.Target, f pgdata.TargetFile, src io.Reader) error {
+			version := f
+			version.Name, version.Size, version.SHA1 = "pg_data/PG_VERSION", 3, sha1.Sum([]byte("15\n"))
+			return target.PutAll(ctx, func(yield func(pgdata.TargetFile, io.Reader) bool) {
+				_ = yield(version, strings.NewReader("15\n")) && yield(f, src)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) { targetLost(t, put) })
+	}
+}
+
+func targetLost(t *testing.T, put func(context.Context, agent.Target, pgdata.TargetFile, io.Reader) error) {
 	s := newSaved(t)
 	r := newRemote(t, func() protocol.Service { return agent.TargetService(newTarget(s.dir + "/data")) })
 	target := agent.NewTargetClient(r.session(agent.RoleRestoreTarget))
 	must(t, target.Begin(t.Context(), s.layout, marker))
 	f := s.file("pg_data/base/1/2600")
-	err := target.Put(t.Context(), f, io.MultiReader(strings.NewReader("page"), cutting{r}, strings.NewReader(s.content[f.Name][4:])))
-	wantCode(t, err, errs.HostConnect)
+	err := put(t.Context(), target, f, io.MultiReader(strings.NewReader("page"), cutting{r}, strings.NewReader(s.content[f.Name][4:])))
+	if wantCode(t, err, errs.HostConnect); err == nil || !strings.HasPrefix(err.Error(), "error restoring '"+f.Name+"': ") {
+		t.Errorf("the error is %v", err)
+	}
 	_, err = target.Check(t.Context())
 	if err == nil {
 		t.Error("a session that was lost works")
@@ -398,5 +427,115 @@ func TestTargetManyFiles(t *testing.T) {
 	}
 	if b, err := os.ReadFile(s.dir + "/data/PG_VERSION"); err != nil || !bytes.Equal(b, nil) {
 		t.Errorf("what the backup has is not: %v", err)
+	}
+}
+
+// listed gives files with their content.
+func (s *saved) listed(names []string) func(func(pgdata.TargetFile, io.Reader) bool) {
+	return func(yield func(pgdata.TargetFile, io.Reader) bool) {
+		for _, name := range names {
+			var src io.Reader
+			if content := s.content[name]; content != "" {
+				src = strings.NewReader(content)
+			}
+			if !yield(s.file(name), src) {
+				return
+			}
+		}
+	}
+}
+
+// TestTargetMany: what is done to many files at once is what is done to one after the other.
+func TestTargetMany(t *testing.T) {
+	targets(t, func(t *testing.T, open func(string) agent.Target) {
+		ctx := t.Context()
+		s := newSaved(t)
+		for i := range 3000 {
+			s.content[fmt.Sprintf("pg_data/base/1/%05d", i)] = strings.Repeat(fmt.Sprint(i, "\n"), i%500)
+		}
+		names := slices.Sorted(maps.Keys(s.content))
+		target := open(s.dir + "/data")
+		must(t, target.Begin(ctx, s.layout, marker))
+		must(t, target.PutAll(ctx, s.listed(names)))
+		must(t, target.PutAll(ctx, s.listed(nil)))
+		for name, content := range s.content {
+			at := strings.NewReplacer("pg_data/linked", "/linked", "pg_data", "/data", "pg_tblspc/16400", "/space").Replace(name)
+			if got, err := os.ReadFile(s.dir + at); err != nil || string(got) != content {
+				t.Fatalf("'%s' has %d bytes, error %v", name, len(got), err)
+			}
+		}
+		var files []pgdata.TargetFile
+		for _, name := range names {
+			files = append(files, s.file(name))
+		}
+		other := s.file("pg_data/base/1/00007")
+		other.SHA1[0]++
+		missing := other
+		missing.Name += "x"
+		files = append(files, other, missing)
+		matches, err := target.Match(ctx, files, pgdata.Compare{})
+		must(t, err)
+		if want := append(slices.Repeat([]bool{true}, len(names)), false, false); !slices.Equal(matches, want) {
+			t.Errorf("of %d files match %v", len(files), matches)
+		}
+		if matches, err := target.Match(ctx, nil, pgdata.Compare{}); err != nil || len(matches) > 0 {
+			t.Errorf("of no files match %v, %v", matches, err)
+		}
+		must(t, target.Finish(ctx, true))
+	})
+}
+
+// An error of one of many files is told, and the target goes on.
+func TestTargetManyFails(t *testing.T) {
+	boom := errors.New("boom")
+	page := strings.Repeat("page", 100000)
+	for _, c := range []struct {
+		name string
+		src  *strings.Reader // nil: fails in the middle
+		file func(*pgdata.TargetFile)
+		code errs.Code
+	}{
+		{"shorter", strings.NewReader(page[1:]), nil, errs.Checksum},
+		{"longer", strings.NewReader(page + "x"), nil, errs.Checksum},
+		{"empty", strings.NewReader(""), nil, errs.Checksum},
+		{"source", nil, nil, 0},
+		{"name", strings.NewReader(page), func(f *pgdata.TargetFile) { f.Name = "pg_data/../x" }, errs.Format},
+		{"directory", strings.NewReader(page), func(f *pgdata.TargetFile) { f.Name = "pg_data/base/missing/x" }, errs.PathMissing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			targets(t, func(t *testing.T, open func(string) agent.Target) {
+				content := io.MultiReader(strings.NewReader(page[:1000]), failing{boom})
+				if c.src != nil {
+					_, err := c.src.Seek(0, io.SeekStart)
+					must(t, err)
+					content = c.src
+				}
+				ctx := t.Context()
+				s := newSaved(t)
+				target := open(s.dir + "/data")
+				must(t, target.Begin(ctx, s.layout, marker))
+				f := s.file("pg_data/base/1/2600")
+				if c.file != nil {
+					c.file(&f)
+				}
+				asked := 0
+				err := target.PutAll(ctx, func(yield func(pgdata.TargetFile, io.Reader) bool) {
+					_ = yield(s.file("pg_data/PG_VERSION"), strings.NewReader("15\n")) && yield(f, content) &&
+						yield(s.file("pg_data/global/1262"), strings.NewReader("databases"))
+					asked++
+				})
+				if c.code == 0 && !errors.Is(err, boom) || c.code != 0 && errs.CodeOf(err) != c.code {
+					t.Errorf("error [%03d] %v", errs.CodeOf(err), err)
+				}
+				if named := strings.TrimSuffix(strings.TrimPrefix(f.Name, "pg_data/"), "/x"); c.code != 0 && !strings.Contains(err.Error(), named) {
+					t.Errorf("error %v does not name '%s'", err, named)
+				}
+				if asked != 1 {
+					t.Errorf("the files were gone through %d times", asked)
+				}
+				must(t, target.PutAll(ctx, s.listed([]string{"pg_data/base/1/2600", "pg_data/global/1262"})))
+				must(t, target.Finish(ctx, true))
+			})
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgx-backup/pgx/agent/pgdata"
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pgsql"
@@ -27,23 +28,30 @@ const (
 	callTablespaces        = "tablespaces"
 	callNow                = "now"
 	callAlive              = "alive"
+	callReplayed           = "replayed"
+	callCheckpoint         = "checkpoint"
 	callStartBackup        = "start-backup"
 	callStopBackup         = "stop-backup"
 	callCreateRestorePoint = "create-restore-point"
 	callSwitchWAL          = "switch-wal"
+	callSummaries          = "summaries"
+	callChanged            = "changed"
 	callListFiles          = "list-files"
 	callReadFile           = "read-file"
 )
 
 // Arguments and results of calls. What has none here is, as JSON, the struct of the package
-// that does it: postgres.Control, pgsql.Facts, pgsql.Backup, pgsql.BackupStop, and lists of
-// pgsql.Database and pgsql.Tablespace.
+// that does it: postgres.Control, pgsql.Facts, pgsql.Backup, pgsql.BackupStop,
+// pgsql.SummaryState, and lists of pgsql.Database, pgsql.Tablespace and pgsql.Changed.
 type (
 	runningResult struct {
 		Running bool `json:"running"`
 	}
 	nowResult struct {
 		Now time.Time `json:"now"`
+	}
+	replayedResult struct {
+		LSN postgres.LSN `json:"lsn"`
 	}
 	startBackupArgs struct {
 		Label        string `json:"label"`
@@ -58,6 +66,11 @@ type (
 	}
 	switchWALResult struct {
 		Segment string `json:"segment"`
+	}
+	changedArgs struct {
+		Timeline postgres.Timeline `json:"timeline"`
+		From     postgres.LSN      `json:"from"`
+		To       postgres.LSN      `json:"to"`
 	}
 )
 
@@ -149,12 +162,38 @@ func (w wireEntry) entry() (pgdata.Entry, error) {
 
 // readFileArgs is a pgdata.Read.
 type readFileArgs struct {
-	Name     string     `json:"name"`
-	Limit    int64      `json:"limit"`
-	Compress string     `json:"compress"`
-	Level    int        `json:"level"`
-	Pages    *wirePages `json:"pages,omitempty"`
-	Bytes    bool       `json:"bytes,omitempty"` // see pack
+	Name     string      `json:"name"`
+	Limit    int64       `json:"limit"`
+	Compress string      `json:"compress"`
+	Level    int         `json:"level"`
+	Cipher   string      `json:"cipher_pass,omitempty"`
+	Raw      bool        `json:"raw,omitempty"`
+	Blocks   *wireBlocks `json:"blocks,omitempty"`
+	Pages    *wirePages  `json:"pages,omitempty"`
+	Expected *wireKnown  `json:"expected,omitempty"`
+	Bytes    bool        `json:"bytes,omitempty"` // see pack
+
+	// Sent says that all this comes as a record of the client's data, for which a request has no bound.
+	Sent bool `json:"sent,omitempty"`
+}
+
+// wireBlocks is a pgdata.Blocks. The prior map of a file of 1 GiB in the smallest blocks has about 1 MiB, with checksums that are not cut
+// 2 MiB. Files can be larger, and so can be the maps.
+type wireBlocks struct {
+	Size      int64  `json:"size"`
+	SumSize   int    `json:"sum_size"`
+	SuperSize int64  `json:"super_size"`
+	Prior     []byte `json:"prior,omitempty"`
+	Reference int    `json:"reference"`
+	Bundle    uint32 `json:"bundle,omitempty"`
+	Offset    int64  `json:"offset,omitempty"`
+}
+
+// wireKnown is a pgdata.Expected.
+type wireKnown struct {
+	Size   int64  `json:"size"`
+	SHA1   []byte `json:"sha1"`
+	Always bool   `json:"always,omitempty"`
 }
 
 type wirePages struct {
@@ -164,7 +203,11 @@ type wirePages struct {
 }
 
 func packRead(r pgdata.Read) readFileArgs {
-	a := readFileArgs{Name: r.Name, Limit: r.Limit, Compress: string(r.Compress), Level: r.Level, Pages: (*wirePages)(r.Pages)}
+	a := readFileArgs{Name: r.Name, Limit: r.Limit, Compress: string(r.Compress), Level: r.Level, Cipher: r.Cipher.Reveal(),
+		Raw: r.Raw, Blocks: (*wireBlocks)(r.Blocks), Pages: (*wirePages)(r.Pages)}
+	if e := r.Expected; e != nil {
+		a.Expected = &wireKnown{Size: e.Size, SHA1: e.SHA1[:], Always: e.Always}
+	}
 	a.Bytes = pack(&a.Name)
 	return a
 }
@@ -185,16 +228,27 @@ func (a readFileArgs) read() (pgdata.Read, error) {
 		return pgdata.Read{}, errs.New(errs.ParamInvalid, "limit %d of '%s' is negative", a.Limit, a.Name)
 	case a.Pages != nil && !postgres.ValidPageSize(a.Pages.Size):
 		return pgdata.Read{}, errs.New(errs.ParamInvalid, "page size %d is not valid", a.Pages.Size)
+	case a.Expected != nil && (a.Expected.Size < 0 || len(a.Expected.SHA1) != 20):
+		return pgdata.Read{}, errs.New(errs.ParamInvalid, "what is expected of '%s' cannot be", a.Name)
 	}
-	return pgdata.Read{Name: a.Name, Limit: a.Limit, Compress: codec, Level: a.Level, Pages: (*pgdata.Pages)(a.Pages)}, nil
+	r := pgdata.Read{Name: a.Name, Limit: a.Limit, Compress: codec, Level: a.Level, Cipher: cipher.NewPass(a.Cipher),
+		Raw: a.Raw, Blocks: (*pgdata.Blocks)(a.Blocks), Pages: (*pgdata.Pages)(a.Pages)}
+	if e := a.Expected; e != nil {
+		r.Expected = &pgdata.Expected{Size: e.Size, SHA1: [20]byte(e.SHA1), Always: e.Always}
+	}
+	return r, nil
 }
 
-// readFileResult is a pipeline.Result.
+// readFileResult is a pipeline.Result; or, if the file holds what was expected and there is no
+// data, Unchanged alone.
 type readFileResult struct {
+	Unchanged bool `json:"unchanged,omitempty"`
+
 	Size     int64           `json:"size"`
 	SHA1     []byte          `json:"sha1"`
 	RepoSize int64           `json:"repo_size"`
 	RepoSHA1 []byte          `json:"repo_sha1"`
+	MapSize  int64           `json:"map_size,omitempty"`
 	Pages    *wirePageResult `json:"pages,omitempty"`
 }
 
@@ -208,7 +262,7 @@ type wirePageResult struct {
 }
 
 func packResult(r pipeline.Result) readFileResult {
-	w := readFileResult{Size: r.Size, SHA1: r.SHA1[:], RepoSize: r.RepoSize, RepoSHA1: r.RepoSHA1[:]}
+	w := readFileResult{Size: r.Size, SHA1: r.SHA1[:], RepoSize: r.RepoSize, RepoSHA1: r.RepoSHA1[:], MapSize: r.MapSize}
 	if r.Pages == nil {
 		return w
 	}
@@ -222,13 +276,31 @@ func packResult(r pipeline.Result) readFileResult {
 	return w
 }
 
-// result gives what an agent says of a file of which received bytes have come.
-func (w readFileResult) result(received int64) (pipeline.Result, error) {
+// asked is what decides which answers about a file can be true.
+type asked struct {
+	blocks bool // it is to be stored in blocks
+	prior  bool // of which a map is known
+	known  bool // it can be unchanged
+	pages  bool // its pages are to be checked
+}
+
+func askedOf(r pgdata.Read) asked {
+	a := asked{blocks: r.Blocks != nil, prior: r.Blocks != nil && r.Blocks.Prior != nil, pages: r.Pages != nil}
+	a.known = r.Expected != nil || a.prior
+	return a
+}
+
+// result gives what an agent says of a file of which received bytes have come. In blocks there is a map of all that is
+// stored, else there is none; only pages that were asked for are told of; and of a file with bytes something is stored, unless all of its blocks can be elsewhere.
+func (w readFileResult) result(received int64, a asked) (pipeline.Result, error) {
 	bad := errs.New(errs.Protocol, "what is said of a file cannot be true")
-	if len(w.SHA1) != 20 || len(w.RepoSHA1) != 20 || w.Size < 0 || w.RepoSize != received {
+	mapped := a.blocks && w.RepoSize > 0
+	if len(w.SHA1) != 20 || len(w.RepoSHA1) != 20 || w.Size < 0 || w.RepoSize != received ||
+		w.MapSize < 0 || w.MapSize > w.RepoSize || mapped != (w.MapSize > 0) ||
+		mapped && w.Size == 0 || w.Pages != nil && !a.pages || w.Size > 0 && w.RepoSize == 0 && !a.prior {
 		return pipeline.Result{}, bad
 	}
-	r := pipeline.Result{Size: w.Size, SHA1: [20]byte(w.SHA1), RepoSize: w.RepoSize, RepoSHA1: [20]byte(w.RepoSHA1)}
+	r := pipeline.Result{Size: w.Size, SHA1: [20]byte(w.SHA1), RepoSize: w.RepoSize, RepoSHA1: [20]byte(w.RepoSHA1), MapSize: w.MapSize}
 	if w.Pages == nil {
 		return r, nil
 	}

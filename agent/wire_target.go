@@ -17,8 +17,11 @@ const (
 	callCheck      = "check"
 	callInspect    = "inspect"
 	callBegin      = "begin"
-	callMatchFile  = "match-file"
+	callMatchFiles = "match-files"
+	callPatchFile  = "patch-file"
+	callPatchNext  = "patch-next"
 	callPutFile    = "put-file"
+	callPutFiles   = "put-files"
 	callReadSmall  = "read-small"
 	callWriteSmall = "write-small"
 	callFinish     = "finish"
@@ -28,13 +31,25 @@ type (
 	checkResult struct {
 		Recognised bool `json:"recognised"`
 	}
-	matchFileArgs struct {
-		File   wireFile `json:"file"`
+	// matchFilesArgs come with a list of wireFile, and put-files takes one in which the content of
+	// each file is behind its line.
+	matchFilesArgs struct {
 		Times  bool     `json:"times"`
 		Before wireTime `json:"before"`
 	}
-	matchFileResult struct {
-		Matches bool `json:"matches"`
+	matchFilesResult struct {
+		Matches []bool `json:"matches"` // in the order of the list
+	}
+	// patchFileArgs come with the text of the block map.
+	patchFileArgs struct {
+		File      wireFile `json:"file"`
+		BlockSize int64    `json:"block_size"`
+		SumSize   int      `json:"sum_size"`
+	}
+	// patchResult is what patch-file and patch-next answer.
+	patchResult struct {
+		Found  bool  `json:"found"`            // a file to be patched
+		Needed []int `json:"needed,omitempty"` // whose content patch-next takes; without any the patch is at its end
 	}
 	smallArgs struct {
 		Name  string `json:"name"`

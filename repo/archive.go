@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pipeline"
@@ -161,18 +162,22 @@ func stored(base string) (f WALFile, ok bool) {
 // reader ends with an error of code Checksum instead of io.EOF if the content is
 // another; size is what a segment must have, -1 if any will do.
 func (r *Repo) OpenWAL(ctx context.Context, f WALFile, size int64) (io.ReadCloser, error) {
+	pass, err := r.ArchivePass(ctx)
+	if err != nil {
+		return nil, err
+	}
 	object, err := r.storage.Open(ctx, f.Object, storage.Range{})
 	if err != nil {
 		return nil, err
 	}
-	return LoadWAL(object, f, size)
+	return LoadWAL(object, f, pass, size)
 }
 
 // LoadWAL is OpenWAL for who has the stored bytes of the file, which are closed with
-// the reader.
-func LoadWAL(object io.ReadCloser, f WALFile, size int64) (io.ReadCloser, error) {
+// the reader, and what WAL is encrypted with.
+func LoadWAL(object io.ReadCloser, f WALFile, pass cipher.Pass, size int64) (io.ReadCloser, error) {
 	in, err := pipeline.NewLoad(object, pipeline.LoadSpec{
-		Compress: f.Compress, Size: size, SHA1: f.SHA1,
+		Cipher: pass, Compress: f.Compress, Size: size, SHA1: f.SHA1,
 	})
 	if err != nil {
 		return nil, errors.Join(err, object.Close())
@@ -276,8 +281,12 @@ func (r *Repo) Histories(ctx context.Context, id format.ArchiveID) ([]postgres.T
 
 // History reads the history of a timeline.
 func (r *Repo) History(ctx context.Context, id format.ArchiveID, t postgres.Timeline) ([]postgres.HistoryEntry, error) {
+	pass, err := r.ArchivePass(ctx)
+	if err != nil {
+		return nil, err
+	}
 	object := format.ArchivePath(r.stanza, id, t.String()+".history")
-	b, err := r.read(ctx, object)
+	b, err := r.decrypt(ctx, object, pass)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,8 +8,10 @@ import (
 	"path"
 	"slices"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/pipeline"
 	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/format/info"
 	"github.com/pgx-backup/pgx/repo/format/manifest"
@@ -19,7 +20,45 @@ import (
 
 // Manifest loads the manifest of a backup, or its copy.
 func (r *Repo) Manifest(ctx context.Context, label format.Label) (*manifest.Manifest, error) {
-	return loadPair(ctx, r, format.ManifestPath(r.stanza, label), manifest.Parse)
+	pass, err := r.manifestPass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := loadPair(ctx, r, format.ManifestPath(r.stanza, label), func(ctx context.Context, name string) (*manifest.Manifest, error) {
+		return r.readManifest(ctx, name, pass)
+	})
+	if err == nil && r.encrypted != (m.CipherPass != "") {
+		return nil, errs.New(errs.Crypto, "the manifest of backup '%s' does not agree with %s about encryption", label, r.Name())
+	}
+	return m, err
+}
+
+// readManifest reads a manifest that is encrypted with pass, if that is given. It can be too
+// large to be in memory as text.
+func (r *Repo) readManifest(ctx context.Context, name string, pass cipher.Pass) (*manifest.Manifest, error) {
+	in, err := r.storage.Open(ctx, name, storage.Range{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = in.Close() }() // only read
+	text := io.Reader(in)
+	if pass.Given() {
+		plain := cipher.NewReader(in, pass)
+		defer func() { _ = plain.Close() }()
+		text = plain
+	}
+	m, err := manifest.Read(text)
+	if err == nil {
+		return m, nil
+	}
+	if pass.Given() {
+		// What does not decrypt is no text either, but that is not what is wrong.
+		if _, derr := io.Copy(io.Discard, text); errs.CodeOf(derr) == errs.Crypto {
+			err = derr
+		}
+		err = unreadable(err)
+	}
+	return nil, errs.Wrap(err, "'%s'", r.storage.Path(name))
 }
 
 // Labels lists the backup directories, complete or not, oldest first.
@@ -90,7 +129,7 @@ func (r *Repo) Reconstruct(ctx context.Context, b *info.Backup) (dropped, added 
 			return dropped, added, err
 		}
 		if !whole {
-			for _, l := range append(b.Dependents(e.Label), e.Label) {
+			for _, l := range slices.Backward(append([]format.Label{e.Label}, b.Dependents(e.Label)...)) {
 				b.Remove(l)
 				dropped = append(dropped, l)
 			}
@@ -140,35 +179,6 @@ func (r *Repo) RemoveBackup(ctx context.Context, label format.Label) error {
 	return r.storage.RemoveAll(ctx, format.LabelDir(r.stanza, label))
 }
 
-// OpenFile gives the stored bytes of a file of the backup m, wherever they are, and how
-// they are framed. A file stored block by block is FeatureNotSupported.
-func (r *Repo) OpenFile(ctx context.Context, m *manifest.Manifest, f manifest.File) (io.ReadCloser, Framing, error) {
-	at := m.Stored(r.stanza, f)
-	switch at.Kind {
-	case manifest.Block:
-		return nil, Framing{}, errs.New(errs.FeatureNotSupported,
-			"file '%s' is stored block by block (repo-block), which is not supported yet", f.Name)
-	case manifest.Nothing:
-		return io.NopCloser(bytes.NewReader(nil)), Framing{Compress: compress.None}, nil
-	}
-	codec, err := compress.ParseType(m.Options.CompressType)
-	if err != nil {
-		return nil, Framing{}, err
-	}
-	where := storage.Range{Offset: at.Offset}
-	if at.Kind == manifest.Bundled {
-		where.Length = at.Length
-	}
-	in, err := r.storage.Open(ctx, at.Path, where)
-	return in, Framing{Compress: codec, Raw: at.Raw}, err
-}
-
-// Framing says how stored bytes are to be read.
-type Framing struct {
-	Compress compress.Type
-	Raw      bool
-}
-
 // A BackupWriter puts a new backup into the repository. The backup exists when
 // Finish has returned.
 type BackupWriter struct {
@@ -192,9 +202,9 @@ func (w *BackupWriter) MakeDir(ctx context.Context, name string) error {
 	return w.repo.storage.MakeDir(ctx, w.name(name, ""))
 }
 
-// Symlink makes the link of a tablespace, where the storage has links.
+// Symlink makes the link of a tablespace, where there are to be links.
 func (w *BackupWriter) Symlink(ctx context.Context, target, name string) error {
-	if !w.repo.storage.Features().Symlinks {
+	if !w.repo.symlinks() {
 		return nil
 	}
 	return w.repo.storage.Symlink(ctx, target, w.name(name, ""))
@@ -203,6 +213,15 @@ func (w *BackupWriter) Symlink(ctx context.Context, target, name string) error {
 // PutFile stores what src gives as the file of that name. It is durable when Finish
 // or Sync has returned.
 func (w *BackupWriter) PutFile(ctx context.Context, name, ext string, src io.Reader) error {
+	if many, ok := w.repo.storage.(storage.Gatherer); ok {
+		return many.Gather(ctx, w.name(name, ext), src)
+	}
+	return w.repo.storage.Put(ctx, w.name(name, ext), src, storage.Staged)
+}
+
+// PutAgain is PutFile for a file that the saved manifest of an interrupted backup has. It is synced at
+// once: who resumes after the next interruption takes what is read for durable.
+func (w *BackupWriter) PutAgain(ctx context.Context, name, ext string, src io.Reader) error {
 	return w.repo.storage.Put(ctx, w.name(name, ext), src, storage.Staged)
 }
 
@@ -217,25 +236,74 @@ func (w *BackupWriter) Sync(ctx context.Context) error {
 }
 
 // SavePartial writes the manifest as the copy only, from which an interrupted backup can
-// be told, and later resumed.
+// be told, and later resumed. What the manifest says is stored is durable before: who resumes
+// reads it out of the page cache, perhaps.
 func (w *BackupWriter) SavePartial(ctx context.Context, m *manifest.Manifest) error {
+	if many, ok := w.repo.storage.(storage.Gatherer); ok {
+		if err := many.Flush(ctx); err != nil {
+			return err
+		}
+	}
 	m.Program = w.repo.program
 	return w.put(ctx, format.ManifestPath(w.repo.stanza, w.label)+format.CopySuffix, m.Write)
 }
 
-// put stores what write writes. The text of a manifest is streamed: it can be large.
+// put stores what write writes, as manifests are encrypted. The text of one is streamed: it can
+// be large.
 func (w *BackupWriter) put(ctx context.Context, name string, write func(io.Writer) error) error {
+	pass, err := w.repo.manifestPass(ctx)
+	if err != nil {
+		return err
+	}
 	pr, pw := io.Pipe()
+	stored, err := pipeline.NewStore(pr, pipeline.StoreSpec{Compress: compress.None, Cipher: pass, Limit: -1, SHA1: new([20]byte)})
+	if err != nil {
+		return err
+	}
+	defer stored.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		pw.CloseWithError(write(pw))
 	}()
-	err := w.repo.storage.Put(ctx, name, pr, storage.Atomic)
+	err = w.repo.storage.Put(ctx, name, stored, storage.Atomic)
 	pr.CloseWithError(errors.New("the reader of the manifest has gone")) // ends a write that Put gave up on
 	<-done
 	return err
 }
+
+// pieces keeps what is written. Unlike a buffer that grows it is never copied, with room for both.
+type pieces [][]byte
+
+// pieceSize is that of all but the last.
+const pieceSize = 256 << 10
+
+func (p *pieces) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		if last := len(*p) - 1; last < 0 || len((*p)[last]) == pieceSize {
+			*p = append(*p, make([]byte, 0, pieceSize))
+		}
+		last := &(*p)[len(*p)-1]
+		c := min(len(b), pieceSize-len(*last))
+		*last = append(*last, b[:c]...)
+		b = b[c:]
+	}
+	return n, nil
+}
+
+func (p pieces) writeTo(w io.Writer) error {
+	for _, b := range p {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// historyLevel is that of gz for manifests in the history. The highest takes several times as long and
+// saves next to nothing.
+const historyLevel = 6
 
 // Finish makes the backup one. The order is what keeps every state after a crash
 // right: all data is durable; then the manifest's copy; then the manifest, from which
@@ -247,28 +315,28 @@ func (w *BackupWriter) Finish(ctx context.Context, m *manifest.Manifest, list *i
 		return err
 	}
 	name := format.ManifestPath(r.stanza, w.label)
-	if err := w.SavePartial(ctx, m); err != nil {
+	m.Program = r.program
+	// What goes into the history is compressed beside: to make the text again takes long if it is large,
+	// and so does reading it, since what is stored is not kept in the page cache.
+	var history pieces
+	z, err := compress.NewWriter(compress.Gzip, historyLevel, &history)
+	if err != nil {
+		return err
+	}
+	err = w.put(ctx, name+format.CopySuffix, func(out io.Writer) error { return m.Write(io.MultiWriter(out, z)) })
+	if err := errors.Join(err, z.Close()); err != nil {
 		return err
 	}
 	if err := w.put(ctx, name, m.Write); err != nil {
 		return err
 	}
 	if err := w.put(ctx, format.HistoryPath(r.stanza, w.label), func(out io.Writer) error {
-		z, err := compress.NewWriter(compress.Gzip, 9, out)
-		if err != nil {
-			return err
-		}
-		if err := m.Write(z); err != nil {
-			return errors.Join(err, z.Close())
-		}
-		return z.Close()
+		return history.writeTo(out)
 	}); err != nil {
 		return err
 	}
-	if r.storage.Features().Symlinks {
-		if err := r.storage.Symlink(ctx, string(w.label), format.LatestPath(r.stanza)); err != nil {
-			return err
-		}
+	if err := r.linkLatest(ctx, w.label); err != nil {
+		return err
 	}
 	list.Add(info.NewEntry(m))
 	return r.SaveBackupInfo(ctx, list)

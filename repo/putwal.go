@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pipeline"
@@ -55,13 +56,16 @@ func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (
 	if wal.Kind != postgres.Segment && wal.Kind != postgres.Partial {
 		return r.putPlain(ctx, id, src)
 	}
-
+	pass, err := r.ArchivePass(ctx)
+	if err != nil {
+		return 0, err
+	}
 	return r.putSegment(ctx, claim{id, src.Name, src.SHA1, src.Compress}, func() (content, error) {
 		in, err := src.Open()
 		if err != nil {
 			return nil, err
 		}
-		spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Limit: -1}
+		spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Cipher: pass, Limit: -1}
 		if src.Fixed {
 			spec.SHA1 = &src.SHA1
 		}
@@ -163,7 +167,7 @@ func (r *Repo) compare(ctx context.Context, c claim, there []WALFile) (Outcome, 
 		if err == nil {
 			return Present, r.storage.Sync(ctx, path.Dir(f.Object))
 		}
-		if code := errs.CodeOf(err); code != errs.Checksum && code != errs.Format {
+		if code := errs.CodeOf(err); code != errs.Checksum && code != errs.Format && code != errs.Crypto {
 			return 0, err
 		}
 		outcome = Repaired
@@ -251,7 +255,7 @@ func (r *Repo) duplicate(name string) error {
 		"WAL file '%s' already exists in the %s archive with a different checksum", name, r.Name())
 }
 
-// putPlain stores a history or backup history file: as it is, under its own name.
+// putPlain stores a history or backup history file: not compressed, under its own name.
 func (r *Repo) putPlain(ctx context.Context, id format.ArchiveID, src WALSource) (Outcome, error) {
 	in, err := src.Open()
 	if err != nil {
@@ -277,12 +281,16 @@ func readPlain(in io.Reader, name string) ([]byte, error) {
 }
 
 func (r *Repo) putText(ctx context.Context, id format.ArchiveID, name string, content []byte) (Outcome, error) {
+	pass, err := r.ArchivePass(ctx)
+	if err != nil {
+		return 0, err
+	}
 	object := format.ArchivePath(r.stanza, id, name)
-	err := r.storage.Put(ctx, object, bytes.NewReader(content), storage.Exclusive)
+	err = r.storage.Put(ctx, object, bytes.NewReader(cipher.Seal(pass, content)), storage.Exclusive)
 	if !errors.Is(err, fs.ErrExist) {
 		return Stored, err
 	}
-	there, err := r.read(ctx, object)
+	there, err := r.decrypt(ctx, object, pass)
 	if err != nil {
 		return 0, err
 	}

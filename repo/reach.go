@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -42,15 +43,27 @@ type Reach struct {
 	// the backup consistent.
 	Tips []string
 
-	// Holes are what is missing of the WAL that follows the start of the backup, sorted.
-	Holes []Hole
+	way *way // what is missing
+}
+
+// Lacks gives the first hole in the WAL that follows the start of the backup, nil where there is
+// none.
+func (r Reach) Lacks() *Hole { return r.way.lacks }
+
+// Holes gives all that is missing of that WAL, sorted. Of many backups it can be many times the
+// same: see Missing.
+func (r Reach) Holes() []Hole {
+	holes := r.way.all(nil)
+	slices.SortFunc(holes, func(a, b Hole) int { return strings.Compare(a.From, b.From) })
+	return holes
 }
 
 // Hole is a run of consecutive segments that recovery needs and the archive does not have.
 type Hole struct {
-	From, To string   // first and last segment
-	Segments int64    // how many
-	Dropped  *Dropped // why; nil where it is not known
+	From, To string // first and last segment
+	Segments int64  // how many
+	Reason   Reason
+	Dropped  *Dropped // with ReasonDropped
 }
 
 // Dropped says when segments were dropped, and the limit that the queue had exceeded.
@@ -65,7 +78,12 @@ func (h Hole) Text(zone *time.Location) string {
 	if h.To != h.From {
 		what += " to " + h.To
 	}
-	if d := h.Dropped; d != nil {
+	switch d := h.Dropped; h.Reason {
+	case ReasonExpired:
+		return what + " was removed by retention"
+	case ReasonExpiredOrLost:
+		why = "removed by retention, or lost"
+	case ReasonDropped:
 		why = "dropped " + logging.Time(d.First.In(zone))
 		if !d.Last.Equal(d.First) {
 			why += " to " + logging.Time(d.Last.In(zone))
@@ -78,35 +96,15 @@ func (h Hole) Text(zone *time.Location) string {
 // Covers says whether o is all or a part of what is missing.
 func (h Hole) Covers(o Hole) bool { return h.From <= o.From && o.To <= h.To }
 
-// Holes gives the holes of several backups, each once.
-func Holes(all []Reach) []Hole {
-	var holes []Hole
-	for _, r := range all {
-		holes = append(holes, r.Holes...)
-	}
-	// The range of a backup may begin within a hole: then it has a part of it only.
-	slices.SortStableFunc(holes, func(a, b Hole) int {
-		return cmp.Or(strings.Compare(a.From, b.From), -strings.Compare(a.To, b.To))
-	})
-	covered := ""
-	return slices.DeleteFunc(holes, func(h Hole) bool {
-		if h.To <= covered {
-			return true
-		}
-		covered = h.To
-		return false
-	})
-}
-
 // Reaches says how far recovery from each of the backups gets. All are of the cluster that
-// archives to the directory id; those made offline have no WAL and are left out. drops is
-// what is known to have been dropped, now the time.
+// archives to the directory id: all that are listed, since what lies between them may have
+// expired; those made offline have no WAL and are left out. now is the time.
 //
 // A segment counts as missing when something later is in the archive, on its timeline
 // or on one that branches off behind it, and has been there for a while; or when it is known
 // to have been dropped. What the end of the archive lacks is merely to come. Only names are
 // read, of the directories that can hold WAL of the backups.
-func (r *Repo) Reaches(ctx context.Context, id format.ArchiveID, backups []info.BackupEntry, drops []Drop, now time.Time) ([]Reach, error) {
+func (r *Repo) Reaches(ctx context.Context, id format.ArchiveID, backups []info.BackupEntry, known Known, now time.Time) ([]Reach, error) {
 	var starts []start
 	for _, b := range backups {
 		if b.ArchiveStart == "" || b.ArchiveStop == "" {
@@ -125,10 +123,11 @@ func (r *Repo) Reaches(ctx context.Context, id format.ArchiveID, backups []info.
 	if err != nil {
 		return nil, err
 	}
-	a.before = now.Add(-late)
-	var all []Reach
+	a.before, a.stretches = now.Add(-late), a.emptied(starts, known.Thinned)
+	courses := a.courses(known.Drops)
+	all := make([]Reach, 0, len(starts))
 	for _, s := range starts {
-		reach, err := a.reach(ctx, s, drops)
+		reach, err := courses.of(s).reach(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -172,12 +171,14 @@ func startOf(b info.BackupEntry) (s start, err error) {
 // archived is the WAL of a cluster as far as it can follow some backups. A segment is known
 // by its position: how many come before it from LSN 0 on.
 type archived struct {
-	repo     *Repo
-	size     int64 // of a segment, bytes
-	runs     map[postgres.Timeline][]run
-	branches map[postgres.Timeline][]branch // that leave the timeline
-	before   time.Time                      // what arrived later may have overtaken others
-	old      map[postgres.Timeline]uint64   // what arrived last on the timeline before that time
+	repo      *Repo
+	size      int64 // of a segment, bytes
+	runs      map[postgres.Timeline][]run
+	timelines []postgres.Timeline            // that have runs, sorted
+	branches  map[postgres.Timeline][]branch // that leave the timeline
+	stretches []stretch                      // that have nothing
+	before    time.Time                      // what arrived later may have overtaken others
+	old       map[postgres.Timeline]uint64   // what arrived last on the timeline before that time
 }
 
 // run is a run of consecutive segments.
@@ -204,12 +205,19 @@ func (r *Repo) survey(ctx context.Context, id format.ArchiveID, starts []start) 
 	if err != nil {
 		return nil, err
 	}
+	// The directories are sorted by timeline, and here the backups are.
+	waiting := slices.SortedFunc(slices.Values(starts), func(a, b start) int { return cmp.Compare(a.first.Timeline, b.first.Timeline) })
+	earliest, from := waiting[0].first.Timeline, uint32(math.MaxUint32)
 	for _, d := range dirs {
 		w, err := postgres.ParseWALName(path.Base(d) + "00000000")
+		if err != nil {
+			continue
+		}
 		// A timeline descends from earlier ones, and its WAL follows theirs.
-		if err != nil || !slices.ContainsFunc(starts, func(s start) bool {
-			return s.first.Timeline <= w.Timeline && s.first.Log <= w.Log
-		}) {
+		for len(waiting) > 0 && waiting[0].first.Timeline <= w.Timeline {
+			from, waiting = min(from, waiting[0].first.Log), waiting[1:]
+		}
+		if w.Timeline < earliest || w.Log < from {
 			continue
 		}
 		files, err := r.segments(ctx, id, d)
@@ -222,10 +230,11 @@ func (r *Repo) survey(ctx context.Context, id format.ArchiveID, starts []start) 
 			}
 		}
 	}
+	a.timelines = slices.Sorted(maps.Keys(a.runs))
 	if a.size == 0 {
 		a.size = 16 << 20 // PostgreSQL's default; there is no WAL
 	}
-	earliest := slices.MinFunc(starts, func(a, b start) int { return cmp.Compare(a.first.Timeline, b.first.Timeline) }).first.Timeline
+	const most = 10_000 // each that is followed needs some stack
 	known := map[postgres.Timeline]bool{}
 	for _, t := range slices.Backward(histories) {
 		if t <= earliest || known[t] { // a history tells those of its ancestors, too
@@ -237,10 +246,13 @@ func (r *Repo) survey(ctx context.Context, id format.ArchiveID, starts []start) 
 		}
 		object := format.ArchivePath(r.stanza, id, t.String()+".history")
 		for _, e := range slices.Backward(entries) {
-			if known[t] {
+			if known[t] || e.Timeline >= t { // a parent is older than its child
 				break
 			}
 			known[t] = true
+			if len(known) > most {
+				return nil, errs.New(errs.Format, "'%s' has more than %d timelines", r.storage.Path(format.ArchiveIDDir(r.stanza, id)), most)
+			}
 			a.branches[e.Timeline] = append(a.branches[e.Timeline], branch{t, e.Switch, uint64(e.Switch) / uint64(a.size), object})
 			t = e.Timeline
 		}

@@ -193,7 +193,7 @@ func TestReaches(t *testing.T) {
 			if b.Label == "" {
 				b = one
 			}
-			all, err := open(st).Reaches(t.Context(), id, []info.BackupEntry{b}, test.drops, at(10))
+			all, err := open(st).Reaches(t.Context(), id, []info.BackupEntry{b}, repo.Known{Drops: test.drops}, at(10))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,9 +214,11 @@ func TestReaches(t *testing.T) {
 				t.Errorf("recovery gets to '%s', want '%s'", got, test.tips)
 			}
 			var holes []string
-			for _, h := range all[0].Holes {
+			for _, h := range all[0].Holes() {
 				s := shortName(h.From) + "-" + shortName(h.To)
-				if d := h.Dropped; d != nil {
+				if d := h.Dropped; (h.Reason == repo.ReasonDropped) != (d != nil) {
+					t.Errorf("%s is %s, and dropped: %v", s, h.Reason, d)
+				} else if d != nil {
 					s += fmt.Sprintf(" dropped %d-%d", d.First.Sub(base)/time.Minute, d.Last.Sub(base)/time.Minute)
 				}
 				holes = append(holes, s)
@@ -247,7 +249,7 @@ func TestReachesOfSeveral(t *testing.T) {
 	now = now.Add(time.Hour)
 	backups := []info.BackupEntry{backupAt("20261121-000001F", "1/3", "1/4"), backupAt("20261121-000002F", "1/B", "1/C"),
 		backupAt("20261121-000003F", "1/D", "1/D"), backupAt("20261121-000004F", "1/12", "1/12")}
-	all, err := open(st).Reaches(t.Context(), id, backups, nil, now)
+	all, err := open(st).Reaches(t.Context(), id, backups, repo.Known{}, now)
 	if err != nil || len(all) != 4 {
 		t.Fatal(all, err)
 	}
@@ -256,7 +258,7 @@ func TestReachesOfSeveral(t *testing.T) {
 		if tips := all[i].Tips; len(tips) > 0 {
 			got = shortName(tips[0])
 		}
-		for _, h := range all[i].Holes {
+		for _, h := range all[i].Holes() {
 			got += " " + shortName(h.From)[2:] + "-" + shortName(h.To)[2:]
 			if from, to := h.From[16:], h.To[16:]; h.Segments != 1 && (from != "00000008" || to != "0000000B" || h.Segments != 4) {
 				t.Errorf("%+v", h)
@@ -267,7 +269,7 @@ func TestReachesOfSeveral(t *testing.T) {
 		}
 	}
 	var texts []string
-	for _, h := range repo.Holes(all) {
+	for _, h := range repo.MissingOf(all) {
 		texts = append(texts, h.Text(time.UTC))
 	}
 	want := []string{"WAL 000000010000000000000008 to 00000001000000000000000B is missing (not archived yet, or lost)",
@@ -279,7 +281,7 @@ func TestReachesOfSeveral(t *testing.T) {
 
 func TestHoleText(t *testing.T) {
 	at := time.Date(2026, 11, 21, 8, 20, 11, 0, time.UTC)
-	h := repo.Hole{From: segmentAt("1/8"), To: segmentAt("1/B"), Segments: 4, Dropped: &repo.Dropped{First: at, Last: at, Limit: 64 << 20}}
+	h := repo.Hole{From: segmentAt("1/8"), To: segmentAt("1/B"), Segments: 4, Reason: repo.ReasonDropped, Dropped: &repo.Dropped{First: at, Last: at, Limit: 64 << 20}}
 	const what = "WAL 000000010000000000000008 to 00000001000000000000000B is missing "
 	if got, want := h.Text(time.UTC), what+"(dropped 2026-11-21 08:20:11+00: archive queue exceeded 64MB)"; got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
@@ -287,6 +289,14 @@ func TestHoleText(t *testing.T) {
 	h.Dropped.Last = at.Add(time.Minute)
 	if got, want := h.Text(time.FixedZone("", 5*3600+1800)),
 		what+"(dropped 2026-11-21 13:50:11+05:30 to 2026-11-21 13:51:11+05:30: archive queue exceeded 64MB)"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	h.Reason, h.Dropped = repo.ReasonExpiredOrLost, nil
+	if got, want := h.Text(time.UTC), what+"(removed by retention, or lost)"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	h.Reason = repo.ReasonExpired
+	if got, want := h.Text(time.UTC), "WAL 000000010000000000000008 to 00000001000000000000000B was removed by retention"; got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }
@@ -313,15 +323,15 @@ func TestReachesSegmentSize(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			all, err := r.Reaches(t.Context(), id, []info.BackupEntry{b}, nil, now.Add(time.Hour))
-			if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0].Tips, []string{next}) || len(all[0].Holes) != 0 {
+			all, err := r.Reaches(t.Context(), id, []info.BackupEntry{b}, repo.Known{}, now.Add(time.Hour))
+			if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0].Tips, []string{next}) || len(all[0].Holes()) != 0 {
 				t.Errorf("%+v, %v", all, err)
 			}
 		})
 	}
 	st := storagetest.NewMemory(func() time.Time { return now })
 	keep(t, st, format.SegmentFile(last, [20]byte{1}, ""), strings.Repeat("no segment", 10))
-	if all, err := open(st).Reaches(t.Context(), id, []info.BackupEntry{{ArchiveStart: last, ArchiveStop: last}}, nil, now); errs.CodeOf(err) != errs.Format {
+	if all, err := open(st).Reaches(t.Context(), id, []info.BackupEntry{{ArchiveStart: last, ArchiveStop: last}}, repo.Known{}, now); errs.CodeOf(err) != errs.Format {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
@@ -335,7 +345,7 @@ func TestReachesFaults(t *testing.T) {
 	}
 	keep(t, clean, "00000002.history", "1\t0/F000100\tx\n")
 	ask := func(ctx context.Context, st storage.Storage) error {
-		_, err := open(st).Reaches(ctx, id, []info.BackupEntry{backupAt(oneLabel, "1/3", "1/4")}, nil, now.Add(time.Hour))
+		_, err := open(st).Reaches(ctx, id, []info.BackupEntry{backupAt(oneLabel, "1/3", "1/4")}, repo.Known{}, now.Add(time.Hour))
 		return err
 	}
 	if err := ask(t.Context(), clean); err != nil {
@@ -377,8 +387,8 @@ func BenchmarkReaches(b *testing.B) {
 	defer st.Close()
 	backups := []info.BackupEntry{backupAt("20261121-000001F", "1/3", "1/4"), backupAt("20261121-000002F", "1/18000", "1/18001")}
 	for b.Loop() {
-		all, err := open(st).Reaches(b.Context(), id, backups, nil, time.Now().Add(time.Hour))
-		if err != nil || len(all[0].Holes) != 1 || len(all[1].Holes) != 0 {
+		all, err := open(st).Reaches(b.Context(), id, backups, repo.Known{}, time.Now().Add(time.Hour))
+		if err != nil || len(all[0].Holes()) != 1 || len(all[1].Holes()) != 0 {
 			b.Fatal(all, err)
 		}
 	}

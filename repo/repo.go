@@ -13,10 +13,12 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
 	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/format/info"
+	"github.com/pgx-backup/pgx/repo/format/ini"
 	"github.com/pgx-backup/pgx/repo/storage"
 )
 
@@ -28,6 +30,11 @@ type Repo struct {
 	stanza  string
 	program string
 	poll    time.Duration
+
+	noSymlinks bool
+	encrypted  bool
+	seal       Seal
+	keys       keys
 }
 
 // Config says which repository and stanza a Repo is.
@@ -38,11 +45,23 @@ type Config struct {
 
 	// Poll is how often AwaitWAL looks.
 	Poll time.Duration
+
+	// Pass is the passphrase of the configuration; none in a repository that is not encrypted,
+	// and where the storage itself sees to the info files, as on another host.
+	Pass cipher.Pass
+	// Encrypted says without a Pass that the repository is encrypted.
+	Encrypted bool
+
+	// NoSymlinks makes no symbolic links, though the storage could [repo-symlink].
+	NoSymlinks bool
 }
 
 // New gives the stanza of c in the repository st.
 func New(st storage.Storage, c Config) *Repo {
-	return &Repo{storage: st, key: c.Key, stanza: c.Stanza, program: c.Program, poll: c.Poll}
+	r := &Repo{storage: st, key: c.Key, stanza: c.Stanza, program: c.Program, poll: c.Poll, noSymlinks: c.NoSymlinks}
+	r.encrypted = c.Encrypted || c.Pass.Given()
+	r.seal = Seal{Name: r.Name(), Pass: c.Pass}
+	return r
 }
 
 // Key gives the number of the repository in the configuration.
@@ -72,50 +91,100 @@ func Stanzas(ctx context.Context, st storage.Storage) (map[string]bool, error) {
 	return all, nil
 }
 
-// read gives the whole of a small object.
+// read gives the whole of a small object, as it is stored.
 func (r *Repo) read(ctx context.Context, name string) ([]byte, error) {
+	return r.decrypt(ctx, name, cipher.Pass{})
+}
+
+// decrypt gives the whole of a small object that is encrypted with pass, if that is given.
+func (r *Repo) decrypt(ctx context.Context, name string, pass cipher.Pass) ([]byte, error) {
 	in, err := r.storage.Open(ctx, name, storage.Range{})
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(in)
-	return b, errors.Join(err, in.Close())
+	if !pass.Given() {
+		b, err := io.ReadAll(in)
+		return b, errors.Join(err, in.Close())
+	}
+	plain := cipher.NewReader(in, pass)
+	b, err := io.ReadAll(plain)
+	if errs.CodeOf(err) == errs.Crypto {
+		err = errs.Wrap(err, "'%s'", r.storage.Path(name))
+	}
+	return b, errors.Join(err, plain.Close(), in.Close())
 }
 
-// loadPair parses an object, or its copy when the object is missing, unreadable or
-// damaged. Both errors are told when neither will do.
-func loadPair[T any](ctx context.Context, r *Repo, name string, parse func([]byte) (T, error)) (T, error) {
-	load := func(name string) (v T, err error) {
-		b, err := r.read(ctx, name)
+// readInfo gives the text of an info file.
+func (r *Repo) readInfo(ctx context.Context, name string) ([]byte, error) {
+	b, err := r.read(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.seal.Open(r.storage.Path(name), b)
+}
+
+// loadInfo parses an info file, or its copy.
+func loadInfo[T any](ctx context.Context, r *Repo, name string, parse func([]byte) (T, error)) (T, error) {
+	return loadPair(ctx, r, name, func(ctx context.Context, name string) (v T, err error) {
+		b, err := r.readInfo(ctx, name)
 		if err != nil {
 			return v, err
 		}
-		v, err = parse(b)
+		if v, err = parse(b); r.encrypted {
+			err = unreadable(err)
+		}
 		return v, errs.Wrap(err, "'%s'", r.storage.Path(name))
-	}
-	v, err := load(name)
+	})
+}
+
+// loadPair loads an object, or its copy when the object is missing, unreadable or damaged. Both
+// errors are told when neither will do.
+func loadPair[T any](ctx context.Context, r *Repo, name string, load func(context.Context, string) (T, error)) (T, error) {
+	v, err := load(ctx, name)
 	if err == nil || ctx.Err() != nil {
 		return v, err
 	}
-	v, cerr := load(name + format.CopySuffix)
+	v, cerr := load(ctx, name+format.CopySuffix)
 	if cerr == nil {
 		return v, nil
 	}
 	missing, copyMissing := errors.Is(err, fs.ErrNotExist), errors.Is(cerr, fs.ErrNotExist)
-	code := errs.CodeOf(err)
+	code, hints := errs.CodeOf(err), errs.Hints(err)
+	switch crypto := errs.CodeOf(cerr) == errs.Crypto; { // nothing is gained by saying it twice
+	case code == errs.Crypto && (copyMissing || crypto):
+		return v, err
+	case missing && crypto:
+		return v, cerr
+	}
 	switch {
 	case missing && copyMissing:
 		code = errs.FileMissing
 	case missing: // the copy says what is wrong
-		code = errs.CodeOf(cerr)
+		code, hints = errs.CodeOf(cerr), errs.Hints(cerr)
 	}
 	return v, &errs.Error{
 		Code: code,
 		Message: fmt.Sprintf("unable to load info file '%s' or '%s':\n%s: %s\n%s: %s",
 			r.storage.Path(name), r.storage.Path(name+format.CopySuffix),
 			errs.CodeOf(err), errs.Message(err), errs.CodeOf(cerr), errs.Message(cerr)),
-		Err: errors.Join(err, cerr),
+		Hints: hints, Err: errors.Join(err, cerr),
 	}
+}
+
+// unreadable is an error of a parser without what it quotes of the text: of one that was decrypted
+// nobody else may see anything, as the passphrases of other files are in it.
+func unreadable(err error) error {
+	what := "it was decrypted, but what is in it is damaged"
+	switch code := errs.CodeOf(err); {
+	case errors.Is(err, ini.ErrOtherFormat):
+		return err
+	case code == errs.Format, code == errs.JSONFormat:
+	case code == errs.Checksum:
+		what = "it was decrypted, but what is in it does not have the checksum that it should"
+	default:
+		return err
+	}
+	return errs.WithHint(errs.New(errs.CodeOf(err), "%s", what), "is the disk damaged, or has the file been changed? take it from a copy of the repository")
 }
 
 // missingStanza adds what to do when an info file is not there.
@@ -135,14 +204,20 @@ func missingStanza(err error, what string) error {
 
 // ArchiveInfo loads archive.info, or its copy.
 func (r *Repo) ArchiveInfo(ctx context.Context) (*info.Archive, error) {
-	a, err := loadPair(ctx, r, format.ArchiveInfoPath(r.stanza), info.ParseArchive)
-	return a, missingStanza(err, "archive.info")
+	a, err := loadInfo(ctx, r, format.ArchiveInfoPath(r.stanza), info.ParseArchive)
+	if err != nil {
+		return nil, missingStanza(err, "archive.info")
+	}
+	return a, r.keep(&a.Stanza, "archive.info", &r.keys.archive)
 }
 
 // BackupInfo loads backup.info, or its copy, as it stands. See Reconstruct.
 func (r *Repo) BackupInfo(ctx context.Context) (*info.Backup, error) {
-	b, err := loadPair(ctx, r, format.BackupInfoPath(r.stanza), info.ParseBackup)
-	return b, missingStanza(err, "backup.info")
+	b, err := loadInfo(ctx, r, format.BackupInfoPath(r.stanza), info.ParseBackup)
+	if err != nil {
+		return nil, missingStanza(err, "backup.info")
+	}
+	return b, r.keep(&b.Stanza, "backup.info", &r.keys.backup)
 }
 
 // SaveArchiveInfo writes archive.info and then its copy, each durably.
@@ -164,8 +239,9 @@ func (r *Repo) savePair(ctx context.Context, name string, v writable) error {
 	if err := v.Write(&b, r.program); err != nil {
 		return errs.Wrap(err, "write '%s'", r.storage.Path(name))
 	}
+	stored := r.seal.Close(b.Bytes())
 	for _, n := range []string{name, name + format.CopySuffix} {
-		if err := r.storage.Put(ctx, n, bytes.NewReader(b.Bytes()), storage.Atomic); err != nil {
+		if err := r.storage.Put(ctx, n, bytes.NewReader(stored), storage.Atomic); err != nil {
 			return err
 		}
 	}
@@ -235,7 +311,7 @@ func (r *Repo) CompleteInit(ctx context.Context, c postgres.Control) (bool, erro
 	if err := r.SaveArchiveInfo(ctx, a); err != nil {
 		return false, err
 	}
-	return true, r.SaveBackupInfo(ctx, info.NewBackup(row, ""))
+	return true, r.SaveBackupInfo(ctx, info.NewBackup(row, r.NewPass()))
 }
 
 // clusterOf gives the first row of the history of a stanza.
@@ -278,8 +354,8 @@ func (r *Repo) Init(ctx context.Context, c postgres.Control) error {
 			r.storage.Path(format.BackupDir(r.stanza)), r.storage.Path(format.ArchiveDir(r.stanza)))
 	}
 	row := clusterOf(c)
-	if err := r.SaveArchiveInfo(ctx, info.NewArchive(row, "")); err != nil {
+	if err := r.SaveArchiveInfo(ctx, info.NewArchive(row, r.NewPass())); err != nil {
 		return err
 	}
-	return r.SaveBackupInfo(ctx, info.NewBackup(row, ""))
+	return r.SaveBackupInfo(ctx, info.NewBackup(row, r.NewPass()))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pipeline"
@@ -13,7 +14,8 @@ import (
 )
 
 // A WALStream is a WAL file as it arrives from somebody who is not trusted: segments and
-// partial ones compressed already, all else as it is.
+// partial ones compressed already, all else as it is, and everything encrypted with
+// ArchivePass if that is given.
 type WALStream struct {
 	Name     string
 	SHA1     [20]byte // said to be that of the content; of segments only
@@ -29,7 +31,7 @@ type WALStream struct {
 
 // TakeWAL is PutWAL for a file that somebody else has prepared. Nothing they say is believed:
 // id must be that of the current cluster, and before a segment gets its name it has been
-// decoded and found to have the SHA-1, the size and a header that fit the name and the
+// decrypted, decoded and found to have the SHA-1, the size and a header that fit the name and the
 // stanza. What is in the archive is left as it is with one exception: a copy that is
 // not what the SHA-1 in its own name says is replaced by one that is (Repaired). Nothing that
 // was any good can be lost by that, and without it a segment that was damaged in the
@@ -52,23 +54,33 @@ func (r *Repo) TakeWAL(ctx context.Context, id format.ArchiveID, s WALStream) (O
 		return 0, errs.WithHint(errs.New(errs.ArchiveMismatch, "WAL file '%s' is for '%s' of stanza '%s', which archives to '%s' now",
 			s.Name, id, r.stanza, current), "was the stanza upgraded a moment ago? PostgreSQL will try again")
 	}
+	pass, err := r.ArchivePass(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if wal.Kind != postgres.Segment && wal.Kind != postgres.Partial {
-		return r.takeText(ctx, id, wal, s)
+		return r.takeText(ctx, id, wal, s, pass)
 	}
 	return r.putSegment(ctx, claim{id, s.Name, s.SHA1, s.Compress}, func() (content, error) {
 		in := &incoming{WALStream: s, wal: wal, cluster: cluster, most: postgres.MaxSegmentSize}
 		var err error
-		in.load, err = pipeline.NewLoad((*tee)(in), pipeline.LoadSpec{Compress: s.Compress, Size: -1, SHA1: &s.SHA1})
+		in.load, err = pipeline.NewLoad((*tee)(in), pipeline.LoadSpec{Cipher: pass, Compress: s.Compress, Size: -1, SHA1: &s.SHA1})
 		return in, err
 	})
 }
 
 // takeText takes a history or backup history file, if it is one.
-func (r *Repo) takeText(ctx context.Context, id format.ArchiveID, wal postgres.WALName, s WALStream) (Outcome, error) {
+func (r *Repo) takeText(ctx context.Context, id format.ArchiveID, wal postgres.WALName, s WALStream, pass cipher.Pass) (Outcome, error) {
 	if s.Compress != compress.None {
 		return 0, errs.New(errs.Format, "'%s' comes compressed, history files never are", s.Name)
 	}
-	content, err := readPlain(s.In, s.Name)
+	in := s.In
+	if pass.Given() {
+		plain := cipher.NewReader(in, pass)
+		defer plain.Close()
+		in = plain
+	}
+	content, err := readPlain(in, s.Name)
 	if err != nil {
 		return 0, err
 	}
@@ -164,7 +176,7 @@ func (in *incoming) step() error {
 		return errs.New(errs.FileInvalid, "WAL file '%s' is longer than a segment, which has %d bytes", in.Name, in.most)
 	}
 	if err != io.EOF {
-		if code := errs.CodeOf(err); code == errs.Checksum || code == errs.Format {
+		if code := errs.CodeOf(err); code == errs.Checksum || code == errs.Format || code == errs.Crypto {
 			err = errs.Wrap(err, "WAL file '%s'", in.Name)
 		}
 		return err

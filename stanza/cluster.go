@@ -23,6 +23,7 @@ type Node struct {
 	Host agent.Host
 	Key  int    // the N
 	Path string // pgN-path
+	Name string // pgN-host; "" for this machine
 }
 
 // Archiving says what Cluster and Check ask of a primary's archiving.

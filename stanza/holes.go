@@ -9,7 +9,6 @@ import (
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/logging"
 	"github.com/pgx-backup/pgx/repo"
-	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/format/info"
 )
 
@@ -36,7 +35,7 @@ func (c *Check) waiting(n Node) {
 	case w.Files == 0:
 		c.Log.Info(fmt.Sprintf("no WAL of pg%d waits to be archived", n.Key))
 	default:
-		age := c.Now().Sub(w.Since)
+		age := max(c.Now().Sub(w.Since), 0) // the clock may have been set back
 		text := fmt.Sprintf("%d WAL file(s) (%s) of pg%d wait to be archived, the oldest, %s, for %s",
 			w.Files, logging.Size(w.Bytes), n.Key, w.Oldest, age.Round(time.Second))
 		if w.LastError != "" {
@@ -50,10 +49,12 @@ func (c *Check) waiting(n Node) {
 	}
 }
 
-// holes warns of WAL that listed backups need and the repositories do not have. Failing to
-// look is a warning too: what check is for has been, or will be, checked.
+// holes warns of WAL that listed backups need and the repositories do not have, but for what
+// retention has removed. Failing to look is a warning too: what check is for has been, or
+// will be, checked.
 func (c *Check) holes(ctx context.Context) error {
-	for _, r := range c.Repos {
+	for _, p := range c.Repos {
+		r := c.opened[p.Key]
 		if err := c.holesOf(ctx, r); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -75,21 +76,22 @@ func (c *Check) holesOf(ctx context.Context, r *repo.Repo) error {
 	}
 	current := list.Current().ID
 	backups := slices.DeleteFunc(list.Entries(), func(e info.BackupEntry) bool { return e.ClusterID != current })
-	reaches, err := r.Reaches(ctx, id, backups, c.Dropped, c.Now())
+	known := repo.Known{Drops: c.Dropped}
+	if c.Thinned != nil {
+		known.Thinned = c.Thinned(r.Key(), list.Entries(), current)
+	}
+	reaches, err := r.Reaches(ctx, id, backups, known, c.Now())
 	if err != nil {
 		return err
 	}
-	for _, h := range repo.Holes(reaches) {
-		var lack []format.Label
-		for _, reach := range reaches {
-			if slices.ContainsFunc(reach.Holes, h.Covers) {
-				lack = append(lack, reach.Label)
-			}
+	for _, h := range repo.MissingOf(reaches) {
+		if h.Reason == repo.ReasonExpired {
+			continue
 		}
-		newest := lack[len(lack)-1]
+		newest := reaches[h.Newest].Label
 		whom := fmt.Sprintf("backup %s", newest)
-		if len(lack) > 1 {
-			whom = fmt.Sprintf("%d backups, the newest of them %s,", len(lack), newest)
+		if h.Backups > 1 {
+			whom = fmt.Sprintf("%d backups, the newest of them %s,", h.Backups, newest)
 		}
 		text := fmt.Sprintf("%s on %s: recovery from %s ends before it", h.Text(time.Local), r.Name(), whom)
 		if newest == backups[len(backups)-1].Label {

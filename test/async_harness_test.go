@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/pgtest"
 )
 
@@ -244,6 +245,11 @@ func (a *async) archived() {
 // What is compared is the file itself, so the repository is not compressed.
 func (a *async) intact(excused func(name string) bool) (stored, dropped int) {
 	a.Helper()
+	var pass cipher.Pass
+	if a.global["repo1-cipher-type"] != "" {
+		archive, _, _ := passes(a.T, a.repo, "demo")
+		pass = cipher.NewPass(archive)
+	}
 	for _, name := range a.done() {
 		ours, err := os.ReadFile(filepath.Join(a.pg.PGDATA, "pg_wal", name))
 		if err != nil {
@@ -267,6 +273,9 @@ func (a *async) intact(excused func(name string) bool) (stored, dropped int) {
 			a.Errorf("PostgreSQL holds %s archived, and the repository has %v of it", name, found)
 		default:
 			theirs, err := os.ReadFile(found[0])
+			if err == nil {
+				theirs, err = cipher.Open(pass, theirs)
+			}
 			if err != nil || !bytes.Equal(ours, theirs) {
 				a.Errorf("%s in the repository is not as PostgreSQL has it: %v", name, err)
 			}

@@ -24,19 +24,17 @@ func TestAsyncKilled(t *testing.T) {
 		kills = 100
 	}
 	for _, c := range []struct {
-		name  string
-		kills int
-		limit string // of the queue
+		name   string
+		kills  int
+		limit  string // of the queue
+		global map[string]string
 	}{
-		{"all is kept", kills - kills/3, ""},
-		{"some is dropped", kills / 3, "6MB"},
+		{"all is kept", kills - kills/3, "", nil},
+		{"some is dropped, encrypted", kills / 3, "6MB", encrypted(nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			global := map[string]string{
-				// One who started a worker that is killed waits for so long.
-				"archive-timeout": "2",
-			}
+			global := merged(map[string]string{}, c.global)
 			if c.limit != "" {
 				global["archive-push-queue-max"] = c.limit
 			}
@@ -46,7 +44,8 @@ func TestAsyncKilled(t *testing.T) {
 			seed := uint64(time.Now().UnixNano())
 			random := rand.New(rand.NewPCG(seed, 0))
 			killed, amid := 0, 0
-			for killed < c.kills && !t.Failed() {
+			// Which moments they are is left to chance, but some have to be amid work.
+			for (killed < c.kills || amid < c.kills/4) && killed < 5*c.kills && !t.Failed() {
 				work := a.begin(a.pg.Command("psql", "-Xqc", fmt.Sprintf(
 					`create table if not exists w (g int, what text); insert into w select g, repeat(md5(g::text), 30) from generate_series(1, %d) g`, 4000+random.IntN(6000)),
 					"-c", `select pg_switch_wal()`))
@@ -73,7 +72,7 @@ func TestAsyncKilled(t *testing.T) {
 			a.verified()
 			t.Logf("the worker was killed %d times, %d of them while WAL waited for it (seed %d): %d WAL files are in the repository as they were, %d were reported as dropped",
 				killed, amid, seed, stored, dropped)
-			if stored+dropped < 2*killed || stored == 0 || (dropped > 0) != (c.limit != "") || amid < killed/4 {
+			if stored+dropped < 2*killed || stored == 0 || (dropped > 0) != (c.limit != "") || amid < c.kills/4 {
 				t.Error("that is no drain")
 			}
 		})

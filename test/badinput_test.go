@@ -119,26 +119,19 @@ func TestCommandLine(t *testing.T) {
 		{32, "'x' is not a valid backup label format", []string{"info", "--set=x", "--stanza=demo"}},
 		{32, "'xml' is not allowed for 'output' option (command line; allowed values are 'text', 'json')", []string{"info", "--output=xml"}},
 		// What pgx does not do yet.
-		{67, "command 'expire' is not supported yet", []string{"expire"}},
 		{67, "command 'verify' is not supported yet", []string{"verify"}},
 		{67, "command 'stanza-delete' is not supported yet", []string{"stanza-delete"}},
 		{67, "command 'stanza-upgrade' is not supported yet", []string{"stanza-upgrade"}},
 		{67, "command 'repo-ls' is not supported yet", []string{"repo-ls"}},
 		{67, "command 'annotate' is not supported yet", []string{"annotate", "--annotation=a=b", "--set=20260101-000000F"}},
 		{67, "option 'repo1-type' = 's3' is not supported yet: only posix can be used (command line)", []string{"info", "--repo1-type=s3"}},
-		{67, "option 'repo1-cipher-type' = 'aes-256-cbc' is not supported yet: the repository would not be encrypted (command line)",
-			[]string{"info", "--repo1-cipher-type=aes-256-cbc"}},
+		{37, "info command requires option: repo1-cipher-pass", []string{"info", "--repo1-cipher-type=aes-256-cbc"}},
 		{72, "archive-push command must be run on the PostgreSQL host", []string{"archive-push", "--pg1-host=db", "x"}},
-		{67, "option 'backup-standby' = 'y' is not supported yet: use n, files are then copied from the primary (command line)",
-			[]string{"backup", "--backup-standby"}},
 		{67, "option 'repo1-type' = 'sftp' is not supported yet: only posix can be used (command line)",
 			[]string{"stanza-create", "--repo1-type=sftp"}},
 	} {
 		s.says(c.code, c.want, c.args...)
 	}
-	o := s.run(pgxPath(), "backup", "--repo1-bundle", "--repo1-block")
-	s.warns("option 'repo1-bundle' = 'y' is not supported yet: each file is stored on its own (command line)", o)
-	s.warns("option 'repo1-block' = 'y' is not supported yet: files are stored whole (command line)", o)
 	for _, c := range []struct{ want, variable string }{
 		{"'0' is out of range for 'process-max' option (variable PGX_PROCESS_MAX; allowed range is 1 to 999 inclusive)", "PGX_PROCESS_MAX=0"},
 		{"'0' is out of range for 'process-max' option (variable PGBACKREST_PROCESS_MAX; allowed range is 1 to 999 inclusive)",
@@ -183,16 +176,12 @@ func TestRepository(t *testing.T) {
 	s.says(55, noArchive, with(other, "check")...)
 	s.says(103, valid+"[FileMissingError] "+noArchive, "--stanza=other", "--pg1-path="+s.pg.PGDATA, "archive-push", segment)
 	s.says(103, valid+"[FileMissingError] "+noArchive, "--stanza=other", "--pg1-path="+s.pg.PGDATA, "archive-get", filepath.Base(segment), target)
-	o := s.says(75, "no backup set found to restore", "--stanza=other", "--pg1-path="+s.dir+"/none", "restore")
+	o := s.says(75, "no backup set found to restore\nHINT: repo1 could not be read, see the warning: the backup may be there", "--stanza=other", "--pg1-path="+s.dir+"/none", "restore")
 	s.warns("repo1: [FileMissingError] "+fmt.Sprintf(noInfo, "backup/other/backup.info")+
 		"HINT: backup.info cannot be opened and is required to perform a backup.\n"+
 		"HINT: has a stanza-create been performed?", o)
 	if out := s.must(pgxPath(), "info", "--stanza=other"); out != "stanza: other\n    status: error (missing stanza path)\n" {
 		t.Errorf("info says\n%s", out)
-	}
-
-	for _, kind := range []string{"diff", "incr"} {
-		s.says(67, "backup --type="+kind+" is not supported yet\nHINT: make a full backup with --type=full", "backup", "--type="+kind)
 	}
 
 	missing := "--repo1-path=" + s.dir + "/none"

@@ -1,11 +1,14 @@
 package test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pgx-backup/pgx/internal/crashtest"
@@ -20,7 +23,14 @@ func TestCrashBackup(t *testing.T) {
 	for share := range shares {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
 			t.Parallel()
-			s := crashSite(t)
+			var more map[string]string
+			switch share {
+			case 1:
+				more = map[string]string{"repo1-bundle": "y", "repo1-bundle-limit": "16KiB", "repo1-bundle-size": "1MiB"}
+			case shares - 1:
+				more = encrypted(nil)
+			}
+			s := crashSiteAs(t, more)
 			tr := crashtest.Trace{Under: s.repo}
 			steps := s.steps(tr, pgxPath(), "backup", "--type=full")
 			chosen := choose(steps, 6, func(step crashtest.Step) bool {
@@ -100,14 +110,32 @@ func (s *site) afterKilledBackup(at crashtest.Step, next string, whole map[strin
 	s.tidy()
 }
 
-// sessionEnds waits until PostgreSQL has seen that a backup is gone: its backup mode and its
-// lock end with the session.
+// sessionEnds waits until all have seen that a backup is gone: PostgreSQL, whose backup mode and
+// lock end with the session, and the processes that pgbackrest has started, which hold its locks
+// until they notice.
 func (s *site) sessionEnds() {
 	s.Helper()
 	pgtest.Eventually(s.T, "the end of the backup session", func() bool {
 		return s.pg.QueryValue(`select count(*) from pg_stat_activity where application_name like 'pgBackRest%'`) == "0" &&
 			s.pg.QueryValue(`select count(*) from pg_locks where locktype = 'advisory'`) == "0"
 	})
+	locks, err := filepath.Glob(filepath.Join(s.dir, "lock/*.lock"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, name := range locks {
+		pgtest.Eventually(s.T, "the release of "+name, func() bool {
+			f, err := os.Open(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				return true // its holder has removed it
+			}
+			if err != nil {
+				s.Fatal(err)
+			}
+			defer f.Close()
+			return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+		})
+	}
 }
 
 // restorable gives the backups that are listed after making sure that both tools list the

@@ -85,16 +85,19 @@ func TestCrashArchivePush(t *testing.T) {
 		name  string
 		codec string
 		file  string // of a number
+		more  map[string]string
 	}{
-		{"in a new directory", "lz4", "00000001%08X00000001"},
-		{"in a directory that is there", "none", "0000000100000000%08X"},
-		{"partial", "gz", "0000000100000000%08X.partial"},
-		{"history", "zst", "%08X.history"},
+		{"in a new directory", "lz4", "00000001%08X00000001", nil},
+		{"in a directory that is there", "none", "0000000100000000%08X", nil},
+		{"partial", "gz", "0000000100000000%08X.partial", nil},
+		{"history", "zst", "%08X.history", nil},
+		{"encrypted", "zst", "00000001%08X00000001", encrypted(nil)},
+		{"encrypted history", "none", "%08X.history", encrypted(nil)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, pgtest.Options{WALSegSize: 1, Config: map[string]string{"archive_command": "true"}},
-				map[string]string{"compress-type": row.codec})
+				merged(map[string]string{"compress-type": row.codec}, row.more))
 			_, path, _ := s.segment()
 			segment := []byte(s.read(path))
 			s.pg.Stop(pgtest.Fast)
@@ -248,8 +251,14 @@ func TestCrashStanzaCreate(t *testing.T) {
 	t.Parallel()
 	s := bareSite(t, pgtest.Options{WALSegSize: 1, Config: map[string]string{"archive_command": "true"}}, nil)
 	s.pg.Start()
-	_, segment, _ := s.segment()
-	for _, archives := range []bool{false, true} {
+	name, path, _ := s.segment()
+	segment := filepath.Join(s.dir, name)
+	s.cp(path, segment) // the server goes on writing to it
+	for _, c := range []struct {
+		archives bool
+		global   map[string]string
+	}{{false, nil}, {true, nil}, {true, encrypted(nil)}} {
+		s.configure(c.global)
 		for n := 1; ; n++ {
 			if err := os.RemoveAll(s.repo); err != nil {
 				t.Fatal(err)
@@ -258,7 +267,7 @@ func TestCrashStanzaCreate(t *testing.T) {
 			if !reached {
 				break
 			}
-			if archives && s.run(pgxPath(), "archive-push", segment).code != 0 {
+			if c.archives && s.run(pgxPath(), "archive-push", segment).code != 0 {
 				continue // there is no archive.info yet
 			}
 			o := s.run(pgxPath(), "stanza-create")
@@ -330,7 +339,13 @@ func TestCrashPostgres(t *testing.T) {
 // which the configuration excludes the tables.
 func crashSite(t *testing.T) *site {
 	t.Helper()
-	s := newSite(t, pgtest.Options{WALSegSize: 1}, map[string]string{"process-max": "1", "exclude": "base/5/"})
+	return crashSiteAs(t, nil)
+}
+
+// crashSiteAs is crashSite with more options.
+func crashSiteAs(t *testing.T, more map[string]string) *site {
+	t.Helper()
+	s := newSite(t, pgtest.Options{WALSegSize: 1}, merged(map[string]string{"process-max": "1", "exclude": "base/5/"}, more))
 	for _, name := range []string{"template0", "template1"} {
 		s.pg.Exec("alter database " + name + " is_template false; drop database " + name)
 	}

@@ -292,25 +292,27 @@ func TestArchiveGetInput(t *testing.T) {
 			t.Errorf("strict: exit %d, want %d\n%s", o.code, code, o.all())
 		}
 	}
+	const damaged = "\nHINT: a server that still has the file in pg_wal can store it anew, with archive-push" +
+		"\nHINT: else recover to a moment before it (--type=time or lsn), or from a backup that began later"
 	object := s.onlyObject("archive/demo/15-1/*/" + segment1 + "-*")
 	s.flip(object, 5000)
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'",
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'"+damaged,
 		"archive-get", segment1, target)
 	strict(255, segment1)
 	strict(1, segment2)
 	nothing()
 	s.write(object, whole[:8192])
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'",
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'"+damaged,
 		"archive-get", segment1, target)
 	s.write(object, "")
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'",
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'"+damaged,
 		"archive-get", segment1, target)
 	s.write(object, whole+"x")
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] content is longer than the expected 1048576 bytes",
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM [ChecksumError] content is longer than the expected 1048576 bytes"+damaged,
 		"archive-get", segment1, target)
 	s.remove(object)
 	s.must(pgxPath(), "archive-push", "--compress-type=lz4", first)
@@ -324,11 +326,11 @@ func TestArchiveGetInput(t *testing.T) {
 	s.remove(object)
 	s.flip(object+".lz4", 5000)
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM.lz4 [FormatError] lz4 error: checksum of the content does not match",
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM.lz4 [ChecksumError] actual checksum 'SUM' does not match expected checksum 'SUM'"+damaged,
 		"archive-get", segment1, target)
 	s.change(object+".lz4", half)
 	s.says(42, "unable to get SEGMENT:\n"+
-		"repo1: 15-1/0000000100000000/SEGMENT-SUM.lz4 [FormatError] unexpected eof in compressed data", "archive-get", segment1, target)
+		"repo1: 15-1/0000000100000000/SEGMENT-SUM.lz4 [FormatError] unexpected eof in compressed data"+damaged, "archive-get", segment1, target)
 	nothing()
 	s.remove(object + ".lz4")
 	s.write(object, whole)
@@ -533,7 +535,7 @@ func TestDamagedRepository(t *testing.T) {
 		"FileMissingError: unable to open missing file 'REPO/backup/demo/LABEL/backup.manifest.copy' for read",
 		"restore", "--pg1-path="+target, "--set="+plain)
 	both(backupInfo, altered)
-	o := s.says(75, "no backup set found to restore", "restore", "--pg1-path="+target)
+	o := s.says(75, "no backup set found to restore\nHINT: repo1 could not be read, see the warning: the backup may be there", "restore", "--pg1-path="+target)
 	s.warns("repo1: [ChecksumError] unable to load info file 'REPO/backup/demo/backup.info' or 'REPO/backup/demo/backup.info.copy':\n"+
 		"ChecksumError: 'REPO/backup/demo/backup.info': invalid checksum, actual 'SUM' but expected 'SUM'\n"+
 		"ChecksumError: 'REPO/backup/demo/backup.info.copy': invalid checksum, actual 'SUM' but expected 'SUM'", o)
@@ -571,7 +573,7 @@ func TestDamagedRepository(t *testing.T) {
 		{"control", plain, "global/pg_control", flipped, 26, "global/pg_control", checksum},
 		{"nocontrol", plain, "global/pg_control", nil, 55, "global/pg_control", fmt.Sprintf(missing, "global/pg_control")},
 		{"label", plain, "backup_label", flipped, 26, "backup_label", checksum},
-		{"packed", packed, table + ".lz4", flipped, 29, "base/5/REL", "lz4 error: checksum of the content does not match"},
+		{"packed", packed, table + ".lz4", flipped, 26, "base/5/REL", checksum},
 		{"packedcut", packed, table + ".lz4", half, 29, "base/5/REL", cut},
 		{"packedempty", packed, table + ".lz4", empty, 29, "base/5/REL", cut},
 	} {
@@ -584,7 +586,8 @@ func TestDamagedRepository(t *testing.T) {
 		}
 		dir := s.empty(d.name)
 		s.says(d.code, "error restoring 'DIR/"+d.name+"/"+d.shown+"': "+d.want+"\n"+
-			"HINT: the file is damaged or missing in repo1: restore another backup with --set, or from another repository with --repo.",
+			"HINT: 'REPO/backup/demo/LABEL/pg_data/"+strings.Replace(d.file, rel, "REL", 1)+"' is damaged or missing in repo1: restore a backup that does not depend on LABEL with --set, such as one of another"+
+			" full backup, or restore from another repository with --repo.",
 			"restore", "--pg1-path="+dir, "--set="+d.label, "--type=none")
 		s.notStartable(dir)
 		mend()

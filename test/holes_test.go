@@ -52,7 +52,7 @@ func TestHoles(t *testing.T) {
 			h.same(theirs, dropIn())
 			h.tells(first, before, hole)
 			found := h.json()
-			if len(found.Hole) != 1 || found.Hole[0].Start != from || found.Hole[0].Stop != to || found.Hole[0].Dropped == nil ||
+			if len(found.Hole) != 1 || found.Hole[0].Start != from || found.Hole[0].Stop != to || found.Hole[0].Reason != "dropped" || found.Hole[0].Dropped == nil ||
 				found.Hole[0].Dropped.Limit != 64<<20 || found.Hole[0].Segments < 3 || found.Backup[0].Restorable[0].Stop != before {
 				t.Errorf("info --output=json: %+v", found)
 			}
@@ -91,6 +91,109 @@ func TestHoles(t *testing.T) {
 			h.same(theirs, pgxPath(), dropIn())
 			if text := h.run(pgxPath(), "check").all(); strings.Contains(text, "missing") {
 				t.Errorf("check after %s has expired, and only %s is left:\n%s", first, second, text)
+			}
+		})
+	}
+}
+
+// TestHolesExpired: what expire has removed between two backups, by either program, is not called
+// lost, and what is lost beside it is.
+func TestHolesExpired(t *testing.T) {
+	theirs := pgtest.Reference(t)
+	for _, tool := range []string{pgxPath(), theirs} {
+		t.Run(filepath.Base(tool), func(t *testing.T) {
+			t.Parallel()
+			h := &holed{newAsync(t, pgxPath(), pgtest.Options{WALSegSize: 1}, map[string]string{
+				"archive-async": "n", "archive-push-queue-max": "4MiB", "archive-timeout": "20", "log-level-console": "warn",
+				"repo1-retention-full": "4", "repo1-retention-archive": "1",
+			})}
+			h.pg.Exec(`create table t (id int)`)
+			for range 3 {
+				h.must(tool, "backup", "--type=full", "--no-expire-auto")
+				for range 3 {
+					h.push()
+				}
+			}
+			h.age()
+			h.same(theirs, pgxPath(), dropIn()) // there is no hole
+			h.must(tool, "expire")
+			h.same(theirs, dropIn())
+
+			found := h.json()
+			if len(found.Backup) != 3 || len(found.Hole) != 2 {
+				t.Fatalf("info --output=json: %+v", found)
+			}
+			var gone []string // what is told of it
+			for i, b := range found.Backup[:2] {
+				hole := found.Hole[i]
+				if hole.Start <= b.Archive.Stop || hole.Stop >= found.Backup[i+1].Archive.Start || hole.Segments < 3 || hole.Reason != "expired" ||
+					len(b.Restorable) != 1 || b.Restorable[0].Stop != b.Archive.Stop {
+					t.Errorf("info --output=json: %+v with %+v", b, hole)
+				}
+				gone = append(gone, "WAL "+hole.Start+" to "+hole.Stop)
+			}
+			if found.Backup[2].Restorable != nil {
+				t.Errorf("info --output=json: %+v", found.Backup[2])
+			}
+			text := h.must(pgxPath(), "info")
+			if strings.Contains(text, "warning") || strings.Count(text, "restorable") != 2 {
+				t.Errorf("info:\n%s", text)
+			}
+			for i, what := range gone {
+				h.matches(text, `(?m)^            restorable: to `+found.Backup[i].Archive.Stop+`; `+what+` was removed by retention$`)
+			}
+			for _, program := range []string{pgxPath(), dropIn()} {
+				if text := h.run(program, "check", "--log-level-console=info").all(); strings.Contains(text, "missing") || strings.Contains(text, "removed") {
+					t.Errorf("%s check:\n%s", filepath.Base(program), text)
+				}
+			}
+
+			// Where all of it should be there, it can have been lost as well.
+			h.set(map[string]string{"repo1-retention-archive": "3"})
+			for i, what := range gone {
+				perhaps := what + ` is missing \(removed by retention, or lost\)`
+				h.tells(found.Backup[i].Label, found.Backup[i].Archive.Stop, perhaps)
+				h.matches(h.run(pgxPath(), "check").all(), `WARN: `+perhaps+` on repo1: recovery from `)
+			}
+			if again := h.json(); len(again.Hole) != 2 || again.Hole[0].Reason != "expired-or-lost" {
+				t.Errorf("info --output=json where more is to be kept: %+v", again)
+			}
+			h.set(nil)
+
+			// What is dropped, and what is lost, behind them.
+			h.lose(3)
+			h.age()
+			last := found.Backup[2]
+			stored := h.segments()
+			lost := stored[slices.Index(stored, last.Archive.Stop)+1]
+			files, err := filepath.Glob(filepath.Join(h.repo, "archive", "demo", "15-1", "*", lost+"-*"))
+			if err != nil || len(files) != 1 {
+				t.Fatal(files, err)
+			}
+			if err := os.Remove(files[0]); err != nil {
+				t.Fatal(err)
+			}
+			h.tells(last.Label, last.Archive.Stop, `WAL `+lost+` is missing \(not archived yet, or lost\)`)
+			var reasons []string
+			for _, hole := range h.json().Hole {
+				reasons = append(reasons, hole.Reason)
+			}
+			if want := []string{"expired", "expired", "unknown", "dropped"}; !slices.Equal(reasons, want) {
+				t.Errorf("what is missing is %q, want %q", reasons, want)
+			}
+			if text := h.must(pgxPath(), "info"); strings.Count(text, "warning: ") != 2 {
+				t.Errorf("info:\n%s", text)
+			}
+			h.matches(h.run(dropIn(), "check").all(), `WARN: WAL `+lost+` is missing`, `WARN: WAL \S+ to \S+ is missing \(dropped`)
+
+			// Such a backup restores to its own end.
+			h.pg.Stop(pgtest.Fast)
+			dir := h.restore("restored", pgxPath(), "--set="+found.Backup[1].Label, "--type=immediate", "--target-action=promote", "--archive-mode=off")
+			c := pgtest.Attach(t, 15, dir)
+			c.Start()
+			pgtest.Eventually(t, "the end of recovery", func() bool { return c.QueryValue(`select pg_is_in_recovery()`) == "f" })
+			if got := c.QueryValue(`select count(*) from t`); got != "300" {
+				t.Errorf("%s rows after recovery", got)
 			}
 		})
 	}
@@ -214,10 +317,12 @@ func (h *holed) matches(text string, patterns ...string) {
 type holesJSON struct {
 	Backup []struct {
 		Label      string
+		Archive    struct{ Start, Stop string }
 		Restorable []struct{ Start, Stop string }
 	}
 	Hole []struct {
 		Start, Stop string
+		Reason      string
 		Segments    int
 		Dropped     *struct{ Limit, Start, Stop int64 }
 	}
@@ -248,8 +353,12 @@ func (h *holed) stuck(async bool) {
 		})
 		pattern = strings.Replace(pattern, "INFO", "WARN", 1) + `\. The last try failed: \[\d+\] (?s).*permission denied`
 	}
-	h.matches(h.fails(82, "was not archived before the 1000ms timeout", pgxPath(), "check", "--archive-timeout=1", "--log-level-console=info").all(),
-		strings.Replace(pattern, "INFO", "(INFO|WARN)", 1))
+	// The error is gone for as long as PostgreSQL has it tried again.
+	told := regexp.MustCompile(strings.Replace(pattern, "INFO", "(INFO|WARN)", 1))
+	pgtest.Eventually(h.T, "check to tell "+told.String(), func() bool {
+		o := h.fails(82, "was not archived before the 1000ms timeout", pgxPath(), "check", "--archive-timeout=1", "--log-level-console=info")
+		return told.MatchString(o.all())
+	})
 	if err := os.Chmod(dir, 0o750); err != nil {
 		h.Fatal(err)
 	}

@@ -257,6 +257,7 @@ func (s *faultHosts) meet(f fault) {
 // eachCommand: no command takes a host that cannot be reached for one that has nothing.
 func (s *faultHosts) eachCommand() {
 	file := s.wal()
+	s.db.must("install", "-d", "-m", "700", "-o", "postgres", "/tmp/restored")
 	for _, d := range []struct {
 		from, to *host
 		code     int
@@ -264,7 +265,7 @@ func (s *faultHosts) eachCommand() {
 	}{
 		{s.db, s.repo, 49, []string{"check"}},
 		{s.db, s.repo, 103, []string{"archive-get", path.Base(file), "/tmp/got"}},
-		{s.db, s.repo, 49, []string{"restore", "--delta"}},
+		{s.db, s.repo, 49, []string{"restore", "--pg1-path=/tmp/restored"}},
 		{s.db, s.repo, 49, []string{"ssh-setup", "--check"}},
 		{s.db, s.repo, 0, []string{"info"}},
 		{s.repo, s.db, 27, []string{"check"}},

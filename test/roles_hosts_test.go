@@ -61,9 +61,10 @@ func (h *roleHosts) with(t *testing.T) *roleHosts {
 	return &c
 }
 
-func newRoleHosts(t *testing.T) *roleHosts {
+// newRoleHosts makes the hosts. global are options of the repository host, beside those of newSite.
+func newRoleHosts(t *testing.T, global map[string]string) *roleHosts {
 	t.Helper()
-	s := newSite(t, pgtest.Options{WALSegSize: 1}, nil)
+	s := newSite(t, pgtest.Options{WALSegSize: 1}, global)
 	h := &roleHosts{
 		site: s, services: filepath.Join(s.dir, "services.conf"), ports: map[string]int{}, clients: map[string]*ssh.Client{},
 		keys: s.empty("keys"), spare: s.empty("spare"), outside: s.empty("outside"), made: new(int),

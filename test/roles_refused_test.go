@@ -304,7 +304,10 @@ func (h *roleHosts) link(target, name string) {
 func (h *roleHosts) targets(way string) {
 	h.wipe()
 	s := h.session(way, "restore-target", "restore-target", "spare")
-	for _, r := range h.requests("agent")[15:18] { // to begin
+	for _, r := range h.requests("agent") {
+		if !slices.Contains([]string{"check", "inspect", "begin"}, r.call) {
+			continue
+		}
 		if _, err := h.do(s, r); err != nil {
 			h.Fatal(err)
 		}

@@ -122,7 +122,7 @@ for what in "$@"; do
 		unlock_postgres
 		;;
 	test | bench)
-		apt_packages postgresql-15 postgresql-client-15 pgbackrest pgbouncer patchelf zstd strace gcc libc6-dev nodejs \
+		apt_packages postgresql-15 postgresql-client-15 pgbackrest pgbouncer patchelf lz4 zstd strace valgrind gcc libc6-dev nodejs \
 			openssh-server openssh-client iproute2 iptables iputils-ping systemd
 		unlock_postgres
 		command -v npm >/dev/null || apt_packages npm

@@ -16,11 +16,13 @@ func (s *Source) Control(ctx context.Context) (postgres.Control, error) {
 // readControl reads pg_control, which the server may be writing.
 func (s *Source) readControl(ctx context.Context) ([]byte, postgres.Control, error) {
 	return postgres.ReadControl(ctx, s.path+"/global/pg_control", func() ([]byte, error) {
-		f, err := s.open(controlFile)
+		d := s.Files()
+		defer d.Close()
+		f, err := d.open(controlFile)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		return io.ReadAll(io.LimitReader(named{f}, postgres.ControlFileSize))
+		return io.ReadAll(io.LimitReader(named{ctx, f}, postgres.ControlFileSize))
 	})
 }

@@ -3,14 +3,32 @@ package pgdata
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/postgres"
 )
+
+// Files opens the files of a data directory for one goroutine, and looks for the directory once: of small files that is much of what it
+// takes to read them. It must be closed.
+type Files struct {
+	source *Source
+	at     int // the data directory, -1 if it is not open
+}
+
+// Files gives Files. Nothing is opened yet.
+func (s *Source) Files() *Files { return &Files{s, -1} }
+
+// Close lets go of the data directory. What was opened in it stays open.
+func (d *Files) Close() {
+	if d.at >= 0 {
+		unix.Close(d.at)
+		d.at = -1
+	}
+}
 
 // open opens a regular file by its name in a manifest, one part of the name at a time
 // and each relative to the directory before. Names come from another host too: none
@@ -24,27 +42,55 @@ import (
 // somewhere else gives nothing.
 //
 // It does not wait for the writer of a pipe that took the name of a file.
-func (s *Source) open(name string) (*os.File, error) {
+func (d *Files) open(name string) (*file, error) {
 	rel, err := locate(name)
 	if err != nil {
 		return nil, err
 	}
-	f, err := openBelow(s.path, rel)
-	shown := s.path + "/" + rel
+	if d.at < 0 {
+		d.at, err = openRootPath(d.source.path)
+	}
+	fd := -1
+	if err == nil {
+		fd, err = openBelow(d.at, d.source.path, rel)
+	}
+	shown := d.source.path + "/" + rel
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &errs.Error{Code: errs.FileMissing, Message: "unable to open missing file '" + shown + "' for read", Err: err}
 	}
 	if err != nil {
 		return nil, errs.WrapAs(errs.FileOpen, err, "unable to open file '%s' for read", shown)
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	var st unix.Stat_t
+	err = retry(func() error { return unix.Fstat(fd, &st) })
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("not a regular file")
 	}
+	f := &file{fd, shown, st.Size}
 	if err != nil {
 		return nil, errors.Join(errs.WrapAs(errs.FileOpen, err, "unable to open file '%s' for read", shown), f.Close())
 	}
 	return f, nil
+}
+
+// logged gives an error that is fs.ErrNotExist for a file of an unlogged relation. PostgreSQL creates its
+// init fork after it, so the relation may be younger than the list of files. Its init fork
+// comes out of the WAL in recovery, which ends with an error if the file it is copied to is
+// there already.
+func (d *Files) logged(name string) error {
+	init, ok := postgres.UnloggedInit(name)
+	if !ok {
+		return nil
+	}
+	f, err := d.open(init)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_ = f.Close() // nothing was read
+	return &errs.Error{Code: errs.FileMissing, Message: "'" + name + "' is of an unlogged relation", Err: fs.ErrNotExist}
 }
 
 // locate gives the path of a file, relative to the data directory, from its name in a
@@ -68,46 +114,40 @@ func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") =
 // reading is how a file is opened that may turn out to be a pipe or a terminal.
 const reading = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 
-// openBelow opens the file rel of the directory root.
-func openBelow(root, rel string) (*os.File, error) {
-	// The operator named it: links on the way to it are followed.
-	at, err := openAt(unix.AT_FDCWD, root, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
+// openRootPath opens the directory that names begin at. The operator named it: links on the way to it are followed.
+func openRootPath(path string) (int, error) {
+	return openAt(unix.AT_FDCWD, path, unix.O_PATH|unix.O_DIRECTORY)
+}
+
+// openBelow opens the file rel of the directory root, whose path is shown in messages.
+func openBelow(root int, shown, rel string) (int, error) {
 	// With no link on the way, which is nearly always, the kernel does it all at once. What
 	// else it says, and that it cannot do it before Linux 5.6, is found again below.
-	fd, err := unix.Openat2(at, rel, &unix.OpenHow{
+	fd, err := unix.Openat2(root, rel, &unix.OpenHow{
 		Flags: reading | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
 	})
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		unix.Close(at)
-		if err != nil {
-			return nil, err
-		}
-		return os.NewFile(uintptr(fd), root+"/"+rel), nil
+		return fd, err
 	}
-	return walkTo(at, root, rel)
+	return walkTo(root, shown, rel)
 }
 
-// walkTo opens the file rel of the directory at, part by part, and closes at. shown is the
-// path of that directory.
-func walkTo(at int, shown, rel string) (*os.File, error) {
-	for {
+// walkTo opens the file rel of the directory root, part by part.
+func walkTo(root int, shown, rel string) (int, error) {
+	for at := root; ; {
 		part, rest, more := strings.Cut(rel, "/")
 		flags := reading
 		if more {
 			flags = unix.O_PATH | unix.O_DIRECTORY
 		}
 		next, err := openPart(at, part, flags, shown)
-		unix.Close(at)
-		if err != nil {
-			return nil, err
+		if at != root {
+			unix.Close(at)
+		}
+		if err != nil || !more {
+			return next, err
 		}
 		shown += "/" + part
-		if !more {
-			return os.NewFile(uintptr(next), shown), nil
-		}
 		at, rel = next, rest
 	}
 }

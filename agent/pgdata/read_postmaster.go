@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgx-backup/pgx/internal/errs"
 )
 
@@ -15,10 +17,16 @@ import (
 // is still there, so nobody may answer.
 func Postmaster(path string) (port int, socketDir string, err error) {
 	path = filepath.Clean(path)
-	f, err := openBelow(path, pidFile)
+	fd := -1
+	at, err := openRootPath(path)
+	if err == nil {
+		fd, err = openBelow(at, path, pidFile)
+		unix.Close(at)
+	}
 	if err != nil {
 		return 0, "", errs.WrapAs(errs.FileOpen, err, "unable to open '%s/%s'", path, pidFile)
 	}
+	f := &file{fd: fd, path: path + "/" + pidFile}
 	defer f.Close()
 	const limit = 64 << 10 // eight lines, of which paths are the longest
 	content, err := io.ReadAll(io.LimitReader(f, limit))

@@ -3,6 +3,7 @@ package pgdata_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/pgx-backup/pgx/agent/pgdata"
+	"github.com/pgx-backup/pgx/internal/block"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pgtest"
@@ -50,6 +52,62 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: size %d", c.name, n)
 		}
 		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestFiles: one look for the data directory serves many files, also through links, and closes none of them.
+func TestFiles(t *testing.T) {
+	base := tree(t, "pg/a", "pg/l -> ../x", "x/y", "pg/b")
+	d := pgdata.NewSource(base + "/pg").Files()
+	var open []*pgdata.Reading
+	for _, name := range []string{"pg_data/a", "pg_data/l/y", "pg_data/b"} {
+		r, err := d.Open(t.Context(), pgdata.Read{Name: name, Limit: -1, Compress: compress.None})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, r)
+		if _, err := d.Open(t.Context(), pgdata.Read{Name: "pg_data/missing", Limit: -1, Compress: compress.None}); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a missing file: %v", err)
+		}
+	}
+	d.Close()
+	d.Close()
+	for i, want := range []string{"pg/a", "x/y", "pg/b"} {
+		if got, err := io.ReadAll(open[i]); err != nil || string(got) != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+		if err := open[i].Close(); err != nil {
+			t.Error(err)
+		}
+		if err := open[i].Close(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("closed twice: %v", err)
+		}
+	}
+	if _, err := pgdata.NewSource(base+"/none").Open(t.Context(), pgdata.Read{Name: "pg_data/a"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing data directory: %v", err)
+	}
+}
+
+// TestOpenUnlogged: a relation turns out to be unlogged after it was listed.
+func TestOpenUnlogged(t *testing.T) {
+	base := tree(t, "pg/base/5/100", "pg/base/5/100_init", "pg/base/5/100_vm", "pg/base/5/100.1", "pg/base/5/101", "pg/base/5/101_fsm",
+		"pg/global/100_init", "pg/pg_tblspc/1 -> @/s", "s/PG_15_1/5/6", "s/PG_15_1/5/6_init", "pg/pg_wal/100", "pg/pg_wal/100_init")
+	s := pgdata.NewSource(base + "/pg")
+	for name, stored := range map[string]bool{
+		"pg_data/base/5/100": false, "pg_data/base/5/100_vm": false, "pg_data/base/5/100.1": false, "pg_data/base/5/100_init": true,
+		"pg_data/base/5/101": true, "pg_data/base/5/101_fsm": true,
+		"pg_tblspc/1/PG_15_1/5/6": false, "pg_tblspc/1/PG_15_1/5/6_init": true, "pg_data/pg_wal/100": true,
+	} {
+		r, err := s.Open(t.Context(), pgdata.Read{Name: name, Limit: -1, Compress: compress.None})
+		if stored != (err == nil) || !stored && (!errors.Is(err, fs.ErrNotExist) || errs.CodeOf(err) != errs.FileMissing) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			err = r.Close()
+		}
+		if stored && err != nil {
 			t.Error(err)
 		}
 	}
@@ -163,6 +221,118 @@ func TestOpenIsNotLedAstray(t *testing.T) {
 	t.Log(seen)
 }
 
+// TestOpenExpected: what is as it was expected gives nothing, anything else all there is.
+func TestOpenExpected(t *testing.T) {
+	base := tree(t, "pg/a", "pg/base/5/", "pg/empty/")
+	large := bytes.Repeat([]byte("0123456789abcdef"), (1<<20)/16+1) // more than one buffer
+	for name, content := range map[string][]byte{"pg/base/5/1": large, "pg/empty/x": nil} {
+		if err := os.WriteFile(filepath.Join(base, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := pgdata.NewSource(base + "/pg")
+	is := func(content []byte, always bool) *pgdata.Expected {
+		return &pgdata.Expected{Size: int64(len(content)), SHA1: sha1.Sum(content), Always: always}
+	}
+	changed := bytes.Clone(large)
+	changed[len(changed)-1]++
+	for _, c := range []struct {
+		what     string
+		name     string
+		limit    int64
+		expected *pgdata.Expected
+		want     []byte // nil: unchanged
+	}{
+		{"small", "pg_data/a", -1, is([]byte("pg/a"), false), nil},
+		{"small, always", "pg_data/a", -1, is([]byte("pg/a"), true), nil},
+		{"small, up to its size", "pg_data/a", 4, is([]byte("pg/a"), false), nil},
+		{"small and grown since", "pg_data/a", 2, is([]byte("pg"), false), nil},
+		{"small and shrunk", "pg_data/a", 8, is([]byte("pg/a/b/c"), false), []byte("pg/a")},
+		{"small, of another size", "pg_data/a", -1, is([]byte("pg"), false), []byte("pg/a")},
+		{"small, other content", "pg_data/a", -1, is([]byte("pg/b"), false), []byte("pg/a")},
+		{"small, other content, always", "pg_data/a", 4, is([]byte("pg/b"), true), []byte("pg/a")},
+		{"large is not compared", "pg_data/base/5/1", -1, is(large, false), large},
+		{"large, always", "pg_data/base/5/1", -1, is(large, true), nil},
+		{"large, up to its size", "pg_data/base/5/1", int64(len(large)), is(large, true), nil},
+		{"large, changed at its end", "pg_data/base/5/1", -1, is(changed, true), large},
+		{"large, its beginning", "pg_data/base/5/1", 1 << 20, is(large[:1<<20], false), nil},
+		{"empty", "pg_data/empty/x", -1, is([]byte("x"), true), []byte{}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			r, err := s.Open(t.Context(), pgdata.Read{Name: c.name, Limit: c.limit, Compress: compress.None, Expected: c.expected})
+			if c.want == nil {
+				if !errors.Is(err, pgdata.ErrUnchanged) {
+					t.Fatalf("error is %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if err := errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, c.want) || r.Result().SHA1 != sha1.Sum(c.want) {
+				t.Errorf("%d bytes, error %v, %+v", len(got), err, r.Result())
+			}
+		})
+	}
+	// Who asks may lose patience.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Open(ctx, pgdata.Read{Name: "pg_data/base/5/1", Limit: -1, Compress: compress.None, Expected: is(large, true)}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	_, err := s.Open(t.Context(), pgdata.Read{Name: "pg_data/gone", Limit: -1, Compress: compress.None, Expected: is(nil, true)})
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("gone: %v", err)
+	}
+}
+
+// TestOpenUnchangedBlocks: of a file in blocks that has not changed nothing is given on, and who asks may lose patience all the same. A map
+// that cannot be that of the file is refused.
+func TestOpenUnchangedBlocks(t *testing.T) {
+	base := tree(t, "pg/a", "pg/base/5/")
+	content := make([]byte, 4<<20)
+	if err := os.WriteFile(filepath.Join(base, "pg/base/5/1"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := pgdata.NewSource(base + "/pg")
+	prior := &block.Map{BlockSize: 8192, SumSize: 6}
+	for i := range block.Count(int64(len(content)), 8192) {
+		prior.Items = append(prior.Items, block.Item{Offset: int64(i) * 8192, Size: 8192, SuperSize: 8192, Sum: block.Sum(content[:8192])})
+	}
+	read := pgdata.Read{
+		Name: "pg_data/base/5/1", Limit: -1, Compress: compress.None, Expected: &pgdata.Expected{Size: int64(len(content)), SHA1: sha1.Sum(content)},
+		Blocks: &pgdata.Blocks{Size: 8192, SumSize: 6, SuperSize: 8192, Prior: prior.Append(nil), Reference: 1},
+	}
+	for _, cancelled := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		r, err := s.Open(ctx, read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cancelled {
+			cancel()
+		}
+		n, err := r.WriteTo(io.Discard)
+		kept, _ := read.Kept(r.Result())
+		if n != 0 || errors.Is(err, context.Canceled) != cancelled || cancelled != (err != nil) || kept == cancelled {
+			t.Errorf("cancelled %t: %d bytes, kept %t, error %v", cancelled, n, kept, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, size := range []int64{0, 8192, int64(len(content)) - 8192, int64(len(content)) + 1} {
+		read.Expected.Size = size
+		_, err := s.Open(t.Context(), read)
+		if errs.CodeOf(err) != errs.Format || !strings.Contains(err.Error(), "unable to read the prior block map of 'pg_data/base/5/1'") ||
+			!strings.Contains(err.Error(), "\nHINT: a backup that this one would go on with is damaged: take a full backup") {
+			t.Errorf("the map of another file, of %d bytes: %v", size, err)
+		}
+	}
+}
+
 func BenchmarkOpen(b *testing.B) {
 	base := b.TempDir()
 	if err := errors.Join(os.MkdirAll(base+"/base/16384", 0o700), os.WriteFile(base+"/base/16384/2619", nil, 0o600)); err != nil {
@@ -230,6 +400,12 @@ func TestControl(t *testing.T) {
 	}
 	if _, err := postgres.ParseControl(got); err != nil {
 		t.Error(err)
+	}
+	_, err = s.Open(t.Context(), pgdata.Read{
+		Name: "pg_data/global/pg_control", Limit: -1, Compress: compress.None, Expected: &pgdata.Expected{Size: 8192, SHA1: sha1.Sum(got)},
+	})
+	if !errors.Is(err, pgdata.ErrUnchanged) {
+		t.Errorf("expected as it is stored: %v", err)
 	}
 
 	// Half of a write is read again; what stays damaged is an error.

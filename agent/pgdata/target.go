@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
 )
 
@@ -56,6 +57,8 @@ type Target struct {
 	owners owners
 	data   *dir   // the data directory
 	roots  []root // directories elsewhere, longest name first
+
+	written durable.Batch // files
 }
 
 // root is a directory outside the data directory that files are restored to.
@@ -72,6 +75,7 @@ func NewTarget(cfg TargetConfig) *Target {
 // Close lets go of the target as it is. A restore that did not reach Finish leaves a
 // cluster that cannot start.
 func (t *Target) Close() error {
+	_ = t.written.Flush() // an error was told by Put or Finish, or the restore has failed already
 	if t.data != nil {
 		t.data.close()
 		t.data = nil

@@ -42,12 +42,29 @@ func (d *dir) close() { _ = unix.Close(d.fd) }
 
 func (d *dir) child(name string) string { return d.path + "/" + name }
 
-// open opens the directory rel below d, one name at a time.
+// open opens the directory rel below d.
 func (d *dir) open(rel string) (*dir, error) {
-	at := d
 	if rel == "" || rel == "." {
 		rel = "."
 	}
+	// The kernel does it at once, from Linux 5.6 on. What it refuses is found again below, and
+	// what it is.
+	fd, err := unix.Openat2(d.fd, rel, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_DIRECTORY | noFollow, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
+	})
+	if err == nil {
+		path := d.path
+		if rel != "." {
+			path = d.child(rel)
+		}
+		return &dir{fd, path}, nil
+	}
+	return d.walk(rel)
+}
+
+// walk opens the directory rel below d, one name at a time.
+func (d *dir) walk(rel string) (*dir, error) {
+	at := d
 	for name := range strings.SplitSeq(rel, "/") {
 		fd, err := eintr(func() (int, error) {
 			return unix.Openat(at.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|noFollow, 0)
@@ -123,7 +140,7 @@ func (d *dir) self() (unix.Stat_t, error) {
 // never written through. Only the caller's user can read it until it is given away.
 func (d *dir) create(name string) (*os.File, error) {
 	fd, err := eintr(func() (int, error) {
-		return unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|noFollow, 0o600)
+		return unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|noFollow&^unix.O_NONBLOCK, 0o600)
 	})
 	if err != nil {
 		return nil, errs.WrapAs(errs.FileOpen, err, "unable to open file '%s' for write", d.child(name))

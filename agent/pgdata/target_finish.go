@@ -15,15 +15,19 @@ import (
 // Finish makes the restored cluster whole. The order is what protects it, because the
 // machine may stop at any step:
 //
-//  1. the marker is removed. Until the last step pg_control is missing, so nothing
+//  1. what all files hold is made durable, as far as it is not yet;
+//  2. the marker is removed. Until the last step pg_control is missing, so nothing
 //     starts, and PG_VERSION lets the next restore use --delta;
-//  2. every directory is synced: all other names are durable before pg_control's;
-//  3. pg_control of an online backup is made invalid for a start without
+//  3. every directory is synced: all other names are durable before pg_control's;
+//  4. pg_control of an online backup is made invalid for a start without
 //     backup_label, renamed to its own name, and its directory synced.
 //
 // online says that the backup was made while the server ran.
 func (t *Target) Finish(ctx context.Context, online bool) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := t.written.Flush(); err != nil {
 		return err
 	}
 	if err := t.data.remove(markerFile); err != nil {

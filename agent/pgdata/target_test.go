@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,12 @@ func (s *small) begin() error {
 
 func (s *small) put(name string) error {
 	return s.target.Put(s.t.Context(), s.file(name, s.content[name]), strings.NewReader(s.content[name]))
+}
+
+// matches is Match of one file.
+func (s *small) matches(ctx context.Context, file pgdata.TargetFile, how pgdata.Compare) (bool, error) {
+	all, err := s.target.Match(ctx, []pgdata.TargetFile{file}, how)
+	return slices.Equal(all, []bool{true}), err
 }
 
 func (s *small) write(name, content string) {
@@ -206,7 +213,7 @@ func TestNamesNeverLeaveTheTarget(t *testing.T) {
 		if err := s.target.Put(t.Context(), s.file(name, "x"), strings.NewReader("x")); err == nil {
 			t.Errorf("'%s' was written", name)
 		}
-		if _, err := s.target.Match(t.Context(), s.file(name, "x"), pgdata.Compare{}); err == nil {
+		if _, err := s.matches(t.Context(), s.file(name, "x"), pgdata.Compare{}); err == nil {
 			t.Errorf("'%s' was compared", name)
 		}
 	}
@@ -249,7 +256,7 @@ func TestPlantedLinks(t *testing.T) {
 
 			// Those behind a link fail, those in the place of one replace it.
 			_ = s.put("pg_data/base/1/2600")
-			_, _ = s.target.Match(t.Context(), s.file("pg_data/base/1/2600", "secret"), pgdata.Compare{})
+			_, _ = s.matches(t.Context(), s.file("pg_data/base/1/2600", "secret"), pgdata.Compare{})
 			_ = s.target.Put(t.Context(), s.file("pg_data/global/pg_control", "c"), strings.NewReader("c"))
 			_ = s.target.Write(t.Context(), "recovery.signal", nil)
 			_ = s.target.Finish(t.Context(), true)
@@ -285,7 +292,7 @@ func TestHardLinksAreNotWrittenThrough(t *testing.T) {
 	must(t, os.Link(s.dir+"/base/1/2600", other))
 	must(t, s.begin())
 	f := s.file("pg_data/base/1/2600", s.content["pg_data/base/1/2600"])
-	matched, err := s.target.Match(t.Context(), f, pgdata.Compare{})
+	matched, err := s.matches(t.Context(), f, pgdata.Compare{})
 	must(t, err)
 	if matched {
 		t.Error("a file with another name was kept")
@@ -394,7 +401,7 @@ func TestMatch(t *testing.T) {
 			s.write("base/1/2600", c.content(s.content[name]))
 			must(t, os.Chtimes(s.dir+"/base/1/2600", c.time, c.time))
 			must(t, s.begin())
-			got, err := s.target.Match(t.Context(), s.file(name, s.content[name]), c.how)
+			got, err := s.matches(t.Context(), s.file(name, s.content[name]), c.how)
 			must(t, err)
 			if got != c.want {
 				t.Fatalf("matches: %v", got)
@@ -405,6 +412,41 @@ func TestMatch(t *testing.T) {
 				t.Errorf("kept with size %d, time %v", info.Size(), info.ModTime())
 			}
 		})
+	}
+}
+
+// TestMatchOfHoles: a file of which a selective restore has kept the size only is not taken for whole by its time. One with holes
+// is, as it may be on a file system that compresses.
+func TestMatchOfHoles(t *testing.T) {
+	const name, size = "pg_data/base/1/2600", 1 << 20
+	for _, c := range []struct {
+		what string
+		at   int64 // of the only page, if not below 0
+		want bool
+	}{{"nothing but a hole", -1, false}, {"a page in front", 0, true}, {"a page at the end", size - 8192, true}} {
+		s := newSmall(t)
+		s.layout.Clean = true
+		s.write("PG_VERSION", "15\n")
+		content := make([]byte, size)
+		s.write("base/1/2600", "")
+		path := s.dir + "/base/1/2600"
+		must(t, os.Truncate(path, size))
+		if c.at >= 0 {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			must(t, err)
+			copy(content[c.at:], bytes.Repeat([]byte("page"), 2048))
+			_, err = f.WriteAt(content[c.at:c.at+8192], c.at)
+			must(t, errors.Join(err, f.Sync(), f.Close()))
+		}
+		must(t, os.Chtimes(path, backupTime, backupTime))
+		must(t, s.begin())
+		got, err := s.matches(t.Context(), s.file(name, string(content)), pgdata.Compare{Times: true, Before: backupTime.Add(time.Second)})
+		if err != nil || got != c.want {
+			t.Errorf("%s: it matches: %v, %v", c.what, got, err)
+		}
+		if got, err := s.matches(t.Context(), s.file(name, string(content)), pgdata.Compare{}); err != nil || !got {
+			t.Errorf("%s: by its content it matches: %v, %v", c.what, got, err)
+		}
 	}
 }
 

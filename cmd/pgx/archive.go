@@ -124,7 +124,7 @@ func (a *app) archive(n int, codec compress.Type, level int) wal.Archive {
 
 // opener is archive for several that are used at the same time.
 func (a *app) opener(n int, codec compress.Type, level int) func() wal.Archive {
-	open := func(ctx context.Context) (walStore, error) { return a.walStore(ctx, n) }
+	open := func(context.Context) (walStore, error) { return a.walStore(n) }
 	if a.cfg.RepoIsLocal(n) {
 		shared := &localStore{a: a, n: n}
 		open = func(context.Context) (walStore, error) { return shared, nil }
@@ -148,12 +148,12 @@ func (a *app) archives() ([]wal.Archive, error) {
 }
 
 // walStore gives the archive of repository n, which is on another host.
-func (a *app) walStore(ctx context.Context, n int) (walStore, error) {
+func (a *app) walStore(n int) (walStore, error) {
 	pool, err := a.sessions(repoSide, n, remote.RoleArchive, 1, serverArgs{Repo: n})
 	if err != nil {
 		return nil, err
 	}
-	return remote.NewArchive(pool, a.stanza()), nil
+	return remote.NewArchive(pool, a.stanza(), func(encrypted bool) error { return a.agree(n, encrypted) }), nil
 }
 
 func (a *app) pgPath() string { return a.cfg.String(config.OptPgPath) }

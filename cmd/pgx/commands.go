@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgx-backup/pgx/agent"
 	"github.com/pgx-backup/pgx/agent/pgdata"
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/lock"
@@ -25,6 +26,7 @@ import (
 	"github.com/pgx-backup/pgx/repo/storage"
 	"github.com/pgx-backup/pgx/repo/storage/posix"
 	"github.com/pgx-backup/pgx/stanza"
+	"github.com/pgx-backup/pgx/stanza/backup"
 	"github.com/pgx-backup/pgx/stanza/report"
 )
 
@@ -37,7 +39,9 @@ var commands = map[config.Command]func(context.Context, *app) error{
 	config.CmdCheck:         check,
 	config.CmdConfigConvert: configConvert,
 	config.CmdConfigShow:    configShow,
+	config.CmdExpire:        runExpire,
 	config.CmdInfo:          info,
+	config.CmdKeyGenerate:   keyGenerate,
 	config.CmdRestore:       runRestore,
 	config.CmdServer:        serve,
 	config.CmdSSHSetup:      sshSetup,
@@ -66,7 +70,14 @@ func (a *app) storage(ctx context.Context, n int, role string, missing posix.Mis
 		if err != nil {
 			return nil, err
 		}
-		return remote.NewStorage(ctx, pool, a.cfg.String(config.OptRepoHost, n))
+		far, err := remote.NewStorage(ctx, pool, a.cfg.String(config.OptRepoHost, n))
+		if err == nil {
+			err = a.agree(n, far.Encrypted())
+		}
+		if err != nil {
+			return nil, err
+		}
+		return far, nil
 	}
 	st, err := posix.New(a.cfg.String(config.OptRepoPath, n), missing)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -81,21 +92,53 @@ func (a *app) storage(ctx context.Context, n int, role string, missing posix.Mis
 // workers is how many files are handled at once.
 func (a *app) workers() int { return max(1, a.cfg.Int(config.OptProcessMax)) }
 
-// repos opens the repositories of the command, in order, as storage does.
-func (a *app) repos(ctx context.Context, role string, missing posix.Missing, locks ...lock.Type) ([]*repo.Repo, error) {
-	var all []*repo.Repo
+// places gives the repositories of the command, in order, to be read.
+func (a *app) places() (all []repo.Place) {
 	for _, n := range a.cfg.Repos() {
-		st, err := a.storage(ctx, n, role, missing, locks...)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, a.repo(st, n))
+		all = append(all, repo.Place{Key: n, Open: func(ctx context.Context) (*repo.Repo, error) {
+			st, err := a.storage(ctx, n, remote.RoleRestore, posix.Refuse)
+			if err != nil {
+				return nil, err
+			}
+			return a.repo(st, n), nil
+		}})
 	}
-	return all, nil
+	return all
 }
 
-func (a *app) repo(st storage.Storage, n int) *repo.Repo {
-	return repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer, Poll: archivePoll})
+func (a *app) repo(st storage.Storage, n int) *repo.Repo { return a.repoOf(a.stanza(), st, n) }
+
+// repoOf is repo for another stanza.
+func (a *app) repoOf(stanza string, st storage.Storage, n int) *repo.Repo {
+	c := repo.Config{Key: n, Stanza: stanza, Program: writer, Poll: archivePoll}
+	c.NoSymlinks = a.cfg.IsSet(config.OptRepoSymlink, n) && !a.cfg.Bool(config.OptRepoSymlink, n)
+	if far, ok := st.(*remote.Storage); ok {
+		c.Encrypted = far.Encrypted()
+	} else {
+		c.Pass = a.pass(n)
+	}
+	return repo.New(st, c)
+}
+
+// encrypts says whether the configuration of this host has repository n encrypted.
+func (a *app) encrypts(n int) bool { return a.cfg.String(config.OptRepoCipherType, n) == cipher.Name }
+
+// pass gives the passphrase of repository n, none if it is not encrypted.
+func (a *app) pass(n int) cipher.Pass {
+	if !a.encrypts(n) {
+		return cipher.Pass{}
+	}
+	return cipher.Pass{Secret: a.cfg.Secret(config.OptRepoCipherPass, n)}
+}
+
+// agree refuses repository n on another host if it is not encrypted there, and is to be.
+func (a *app) agree(n int, encrypted bool) error {
+	if encrypted || !a.encrypts(n) {
+		return nil
+	}
+	err := errs.New(errs.Crypto, "option 'repo%d-cipher-type' is '%s', but repo%d is not encrypted on host '%s'",
+		n, cipher.Name, n, a.cfg.String(config.OptRepoHost, n))
+	return errs.WithHint(err, "encryption is set where the repository is: repo%d-cipher-type and repo%d-cipher-pass, before stanza-create", n, n)
 }
 
 // nodes gives the clusters of the stanza, each here or on another host. locks are held
@@ -117,7 +160,7 @@ func (a *app) nodes(locks ...lock.Type) ([]stanza.Node, error) {
 			if err != nil {
 				return nil, err
 			}
-			node.Host = agent.NewClient(pool)
+			node.Host, node.Name = agent.NewClient(pool), c.String(config.OptPgHost, n)
 		}
 		all = append(all, node)
 	}
@@ -165,9 +208,13 @@ func stanzaCreate(ctx context.Context, a *app) error {
 	if a.cfg.Bool(config.OptForce) {
 		a.log.Warn("option --force is no longer supported")
 	}
-	repos, err := a.repos(ctx, remote.RoleAdmin, posix.Create, all...)
-	if err != nil {
-		return err
+	var repos []*repo.Repo
+	for _, n := range a.cfg.Repos() {
+		st, err := a.storage(ctx, n, remote.RoleAdmin, posix.Create, all...)
+		if err != nil {
+			return err
+		}
+		repos = append(repos, a.repo(st, n))
 	}
 	nodes, err := a.nodes(all...)
 	if err != nil {
@@ -211,10 +258,6 @@ func (a *app) forStanza(name string) (*app, error) {
 }
 
 func (a *app) checkStanza(ctx context.Context) error {
-	repos, err := a.repos(ctx, remote.RoleRestore, posix.Refuse)
-	if err != nil {
-		return err
-	}
 	nodes, err := a.nodes()
 	if err != nil {
 		return err
@@ -225,8 +268,8 @@ func (a *app) checkStanza(ctx context.Context) error {
 		a.log.Warn(fmt.Sprintf("[%s] %s", errs.CodeOf(err), err))
 	}
 	c := stanza.Check{
-		Nodes: nodes, Repos: repos, Away: away, Archiving: a.archiving(), Timeout: a.cfg.Duration(config.OptArchiveTimeout),
-		Dropped: dropped, Now: a.now, Log: a.log,
+		Nodes: nodes, Standby: a.cfg.String(config.OptBackupStandby) != string(backup.NoStandby), Repos: a.places(), Away: away, Archiving: a.archiving(), Timeout: a.cfg.Duration(config.OptArchiveTimeout),
+		Dropped: dropped, Thinned: a.thinned, Now: a.now, Log: a.log,
 	}
 	if !a.cfg.DropIn() {
 		c.Waiting = a.waiting
@@ -241,7 +284,7 @@ func info(ctx context.Context, a *app) error {
 		Type: format.BackupType(c.String(config.OptType)),
 	}
 	if !c.DropIn() {
-		q.Dropped, q.Now = a.droppedOf, a.now()
+		q.Dropped, q.Thinned, q.Now = a.droppedOf, a.thinnedOf, a.now()
 	}
 	if c.IsSet(config.OptSet) {
 		if q.Progress {
@@ -263,8 +306,9 @@ func info(ctx context.Context, a *app) error {
 			s.Err = err
 		default:
 			s.Storage = st
-			s.Open = func(name string) *repo.Repo {
-				return repo.New(st, repo.Config{Key: n, Stanza: name, Program: writer})
+			s.Open = func(name string) *repo.Repo { return a.repoOf(name, st, n) }
+			if a.repo(st, n).Encrypted() {
+				s.Cipher = cipher.Name
 			}
 		}
 		sources = append(sources, s)
@@ -340,6 +384,8 @@ func isResident(pid int) bool {
 	serves := slices.Contains(words, config.CmdAgent.String()) || slices.Contains(words, config.CmdServer.String())
 	return serves && !slices.Contains(words, "--"+config.OptStdio.String())
 }
+
+func keyGenerate(context.Context, *app) error { return print(cipher.Generate().Reveal() + "\n") }
 
 func configShow(_ context.Context, a *app) error { return print(a.cfg.Show()) }
 

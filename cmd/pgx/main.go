@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -63,7 +64,7 @@ const graceful = 30 * time.Second
 // any of it is collected.
 const archiveMemory = 192 << 20
 
-func main() { os.Exit(run()) }
+func main() { exit(run()) }
 
 // app is one run of the program.
 type app struct {
@@ -71,8 +72,10 @@ type app struct {
 	execID string
 	now    func() time.Time
 	log    *slog.Logger
+	sinks  *logging.Handler // of log
 	bar    *bar
 	strict bool
+	begun  time.Time // the command
 
 	input  config.Input   // what cfg was made of
 	reload chan os.Signal // a resident service is to read it again
@@ -87,6 +90,9 @@ func run() int {
 	}
 	// Modes of what is created are set by whoever creates it.
 	syscall.Umask(0)
+	// Memory holds passphrases, and PostgreSQL runs its commands in the data directory: a core
+	// would lie there, and be backed up.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 
 	dir, err := os.Getwd()
 	if err != nil {
@@ -117,8 +123,8 @@ func run() int {
 	}
 	ctx, stop := a.signals()
 	defer stop()
-	handler := a.logger()
-	defer handler.Close()
+	a.logger()
+	defer func() { _ = a.sinks.Close() }()
 	return a.command(ctx)
 }
 
@@ -249,13 +255,13 @@ func (a *app) resident() bool {
 func (a *app) quit() {
 	fmt.Fprintln(os.Stderr, "terminated before the command could clean up")
 	if a.strict {
-		os.Exit(exitAbort)
+		exit(exitAbort)
 	}
-	os.Exit(int(errs.Term))
+	exit(int(errs.Term))
 }
 
 // logger sets a.log up from the options.
-func (a *app) logger() *logging.Handler {
+func (a *app) logger() {
 	c := a.cfg
 	level := func(o config.Option) slog.Level {
 		l, err := logging.ParseLevel(c.String(o))
@@ -283,24 +289,13 @@ func (a *app) logger() *logging.Handler {
 		o.File = a.logFile(strings.NewReplacer(" ", "-", ":", "-").Replace(a.name()))
 		o.FileLevel = level(config.OptLogLevelFile)
 	}
-	h := logging.New(o)
-	a.log = slog.New(h)
-	return h
+	a.sinks = logging.New(o)
+	a.log = slog.New(a.sinks)
 }
 
 // command runs the command between the lines that tell of its begin and end.
 func (a *app) command(ctx context.Context) int {
-	begun := a.now()
-	level := slog.LevelInfo
-	if a.cfg.Command.Quiet() || a.cfg.Bool(config.OptStdio) { // of a session the client tells
-		level = slog.LevelDebug
-	}
-	v := version
-	if a.cfg.DropIn() {
-		v = reference
-	}
-	name := a.name()
-	a.log.Log(ctx, level, strings.TrimSpace(fmt.Sprintf("%s command begin %s: %s", name, v, a.cfg.Begin())))
+	a.begin(ctx)
 	for _, w := range a.cfg.Warnings {
 		a.log.Warn(w)
 	}
@@ -318,20 +313,47 @@ func (a *app) command(ctx context.Context) int {
 		}
 		return int(errs.Term)
 	case errors.Is(err, errMissing):
-		a.end(level, begun)
+		a.end()
 		return exitMissing
 	case err != nil:
 		a.log.Error(err.Error(), logging.Code(errs.CodeOf(err)))
-		a.log.Log(ctx, level, fmt.Sprintf("%s command end: aborted with exception [%03d]", name, errs.CodeOf(err)))
+		a.log.Log(ctx, a.level(), fmt.Sprintf("%s command end: aborted with exception [%03d]", a.name(), errs.CodeOf(err)))
 		return a.exitCode(err)
 	}
-	a.end(level, begun)
+	a.end()
 	return 0
 }
 
-func (a *app) end(level slog.Level, begun time.Time) {
-	a.log.Log(context.Background(), level, fmt.Sprintf("%s command end: completed successfully (%dms)",
-		a.name(), a.now().Sub(begun).Milliseconds()))
+// level is that of the lines that tell of begin and end.
+func (a *app) level() slog.Level {
+	if a.cfg.Command.Quiet() || a.cfg.Bool(config.OptStdio) { // of a session the client tells
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+func (a *app) begin(ctx context.Context) {
+	a.begun = a.now()
+	v := version
+	if a.cfg.DropIn() {
+		v = reference
+	}
+	a.log.Log(ctx, a.level(), strings.TrimSpace(fmt.Sprintf("%s command begin %s: %s", a.name(), v, a.cfg.Begin())))
+}
+
+func (a *app) end() {
+	a.log.Log(context.Background(), a.level(), fmt.Sprintf("%s command end: completed successfully (%dms)",
+		a.name(), a.now().Sub(a.begun).Milliseconds()))
+}
+
+// follow ends a command that has succeeded and goes over to the next, with a log of its own.
+func (a *app) follow(ctx context.Context, next config.Command) {
+	a.bar.end()
+	a.end()
+	_ = a.sinks.Close() // as at the end of the program
+	a.cfg = a.cfg.Follow(next)
+	a.logger()
+	a.begin(ctx)
 }
 
 // print writes a command's result.

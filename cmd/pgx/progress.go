@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/pgx-backup/pgx/internal/lock"
 	"github.com/pgx-backup/pgx/internal/logging"
+	"github.com/pgx-backup/pgx/internal/progress"
 )
 
 // bar is a line at the bottom of a terminal that says how far a command is. Log lines
@@ -51,6 +53,20 @@ func (b *bar) clear() {
 
 // update draws the line; files and bytes are what is done of all.
 func (b *bar) update(what string, files, allFiles int, bytes, allBytes int64) {
+	b.draw(files >= allFiles, func(taken time.Duration, width int) string {
+		return line(what, files, allFiles, bytes, allBytes, taken, width)
+	})
+}
+
+// steps is update for what is done in steps that have no size.
+func (b *bar) steps(what string, done, all int) {
+	b.draw(false, func(_ time.Duration, width int) string {
+		return gauge(what, float64(done)/float64(max(all, 1)), fmt.Sprintf(" %d/%d", done, all), width)
+	})
+}
+
+// draw draws what text gives, unless that was done a moment ago and this is not the last.
+func (b *bar) draw(last bool, text func(taken time.Duration, width int) string) {
 	if !b.show {
 		return
 	}
@@ -60,7 +76,7 @@ func (b *bar) update(what string, files, allFiles int, bytes, allBytes int64) {
 	if b.begun.IsZero() {
 		b.begun = now
 	}
-	if now.Sub(b.last) < redraw && files < allFiles {
+	if now.Sub(b.last) < redraw && !last {
 		return
 	}
 	b.last = now
@@ -69,8 +85,20 @@ func (b *bar) update(what string, files, allFiles int, bytes, allBytes int64) {
 		width = 80
 	}
 	b.clear()
-	fmt.Fprint(b.out, line(what, files, allFiles, bytes, allBytes, now.Sub(b.begun), width))
+	fmt.Fprint(b.out, text(now.Sub(b.begun), width))
 	b.shown = true
+}
+
+// toLock gives what writes into the lock file how far a command is, for info, as often as the line is drawn: it takes longer
+// than a small file. A full disk there is no reason to end the command.
+func (a *app) toLock(l *lock.Lock, typ lock.Type, repo int) func(progress.State) {
+	var last time.Time
+	return func(p progress.State) {
+		if now := a.now(); now.Sub(last) >= redraw || p.BytesDone >= p.Bytes {
+			last = now
+			_ = l.SetProgress(typ, repo, p.BytesDone, p.Bytes)
+		}
+	}
 }
 
 // end takes the line away.
@@ -96,6 +124,11 @@ func line(what string, files, allFiles int, bytes, allBytes int64, taken time.Du
 	}
 	text := fmt.Sprintf(" %3.0f%% %s/%s, %d/%d files, %s/s%s", done*100, logging.Size(bytes), logging.Size(allBytes),
 		files, allFiles, logging.Size(int64(rate)), left)
+	return gauge(what, done, text, width)
+}
+
+// gauge is a bar that is filled as far as done, 0 to 1, before text.
+func gauge(what string, done float64, text string, width int) string {
 	room := width - len(what) - len(text) - 4
 	if room < 5 {
 		s := what + text

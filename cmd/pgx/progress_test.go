@@ -29,3 +29,20 @@ func TestProgressLine(t *testing.T) {
 		}
 	}
 }
+
+func TestGauge(t *testing.T) {
+	for _, test := range []struct {
+		done  float64
+		text  string
+		width int
+		want  string
+	}{
+		{0, " 0/7", 40, "expire [                          ] 0/7"},
+		{0.5, " 3/6", 200, "expire [####################                    ] 3/6"},
+		{1, " 7/7", 12, "expire 7/7"},
+	} {
+		if got := gauge("expire", test.done, test.text, test.width); got != test.want {
+			t.Errorf("%s in %d columns:\n%q, want\n%q", test.text, test.width, got, test.want)
+		}
+	}
+}

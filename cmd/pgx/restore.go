@@ -11,8 +11,6 @@ import (
 	"github.com/pgx-backup/pgx/internal/config"
 	"github.com/pgx-backup/pgx/internal/lock"
 	"github.com/pgx-backup/pgx/internal/progress"
-	"github.com/pgx-backup/pgx/repo/remote"
-	"github.com/pgx-backup/pgx/repo/storage/posix"
 	"github.com/pgx-backup/pgx/stanza/restore"
 )
 
@@ -26,7 +24,7 @@ func (a *app) restoreTarget(ctx context.Context) (agent.Target, error) {
 		return a.target(a.pgPath()), nil
 	}
 	pool, err := a.sessions(pgSide, n, agent.RoleRestoreTarget, 1, agentArgs{
-		Path: a.pgPath(), Locks: []lock.Type{lock.Restore}, Repos: []int{a.cfg.Repo()},
+		Path: a.pgPath(), Locks: []lock.Type{lock.Restore}, Repos: a.cfg.Repos(),
 	})
 	if err != nil {
 		return nil, err
@@ -49,15 +47,11 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 func runRestore(ctx context.Context, a *app) (err error) {
 	c := a.cfg
-	l, err := a.locks().Acquire(ctx, a.stanza(), []lock.Type{lock.Restore}, []int{c.Repo()})
+	l, err := a.locks().Acquire(ctx, a.stanza(), []lock.Type{lock.Restore}, c.Repos())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	repos, err := a.repos(ctx, remote.RoleRestore, posix.Refuse)
-	if err != nil {
-		return err
-	}
 	target, err := a.restoreTarget(ctx)
 	if err != nil {
 		return err
@@ -71,11 +65,12 @@ func runRestore(ctx context.Context, a *app) (err error) {
 	if kind != restore.Standby {
 		command = strictVariable + "=y " + command
 	}
+	told := a.toLock(l, lock.Restore, c.Repo())
 	cfg := restore.Config{
-		Repos: repos, Target: target, PGPath: a.pgPath(), Log: a.log, Now: a.now,
+		Repos: a.places(), Target: target, PGPath: a.pgPath(), Log: a.log, Now: a.now,
 		Progress: func(p progress.State) {
 			a.bar.update("restore", p.FilesDone, p.Files, p.BytesDone, p.Bytes)
-			_ = l.SetProgress(lock.Restore, c.Repo(), p.BytesDone, p.Bytes) // as in a backup
+			told(p)
 		},
 		ProcessMax: c.Int(config.OptProcessMax), DryRun: c.Bool(config.OptDryRun),
 		Delta: c.Bool(config.OptDelta), Force: c.Bool(config.OptForce),

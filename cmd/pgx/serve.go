@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -211,13 +212,18 @@ func (a *app) serverService(ctx context.Context, h protocol.Hello, who grantee) 
 		return s, err
 	}
 	if h.Role == remote.RoleArchive {
-		r := repo.New(st, repo.Config{Key: n, Stanza: a.stanza(), Program: writer})
-		s = remote.ArchiveService(r, remote.ArchiveOptions{
+		if a.cfg.Bool(config.OptStdio) {
+			// Sessions, each a process, are what works in parallel. A second thread in one would
+			// mostly be woken for a bit of work that the first could have done meanwhile.
+			runtime.GOMAXPROCS(1)
+		}
+		s = remote.ArchiveService(a.repo(st, n), remote.ArchiveOptions{
 			SkipHeaderCheck: !a.cfg.Bool(config.OptArchiveHeaderCheck),
 			Stopped:         func() error { return a.locks().Stopped(a.stanza()) },
 		})
 	} else {
-		s = remote.StorageService(st, func(stanza string) bool {
+		seal := repo.Seal{Name: fmt.Sprintf("repo%d", n), Pass: a.pass(n)}
+		s = remote.StorageService(st, seal, func(stanza string) bool {
 			return who.permits(h.Role, stanza) && (h.Stanza == "" || stanza == h.Stanza)
 		}, h.Role == remote.RoleAdmin)
 	}

@@ -77,6 +77,14 @@ func BackupDir(stanza string) string { return "backup/" + stanza }
 // BackupInfoPath gives the path of a stanza's backup.info.
 func BackupInfoPath(stanza string) string { return BackupDir(stanza) + "/backup.info" }
 
+// IsInfoPath says whether a path is that of archive.info, of backup.info or of a copy of them.
+func IsInfoPath(p string) bool {
+	p = strings.TrimSuffix(p, CopySuffix)
+	_, stanza, _ := strings.Cut(p, "/")
+	stanza, _, _ = strings.Cut(stanza, "/")
+	return stanza != "" && (p == ArchiveInfoPath(stanza) || p == BackupInfoPath(stanza))
+}
+
 // LatestPath gives the path of the symbolic link to the newest backup.
 func LatestPath(stanza string) string { return BackupDir(stanza) + "/latest" }
 

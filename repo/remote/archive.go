@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"sync"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pipeline"
@@ -51,9 +53,11 @@ type (
 	archiveID struct {
 		ID string `json:"archive_id"`
 		cluster
+		Cipher string `json:"cipher_pass,omitempty"` // of all WAL of the stanza
 	}
 	archiveIDs struct {
-		IDs []string `json:"archive_ids"`
+		IDs    []string `json:"archive_ids"`
+		Cipher string   `json:"cipher_pass,omitempty"`
 	}
 	findArgs struct {
 		IDs  []string `json:"archive_ids"`
@@ -88,7 +92,11 @@ func (s *archiveService) id(ctx context.Context, _ *protocol.Call) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	return archiveID{id.String(), cluster{c.Version.String(), c.SystemID}}, nil
+	pass, err := s.repo.ArchivePass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return archiveID{id.String(), cluster{c.Version.String(), c.SystemID}, pass.Reveal()}, nil
 }
 
 func (s *archiveService) ids(ctx context.Context, c *protocol.Call) (any, error) {
@@ -104,7 +112,11 @@ func (s *archiveService) ids(ctx context.Context, c *protocol.Call) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	return archiveIDs{spell(ids)}, nil
+	pass, err := s.repo.ArchivePass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return archiveIDs{spell(ids), pass.Reveal()}, nil
 }
 
 func spell(ids []format.ArchiveID) []string {
@@ -215,14 +227,57 @@ func (s *archiveService) put(ctx context.Context, c *protocol.Call) (any, error)
 }
 
 // Archive is the archive of a stanza on another host as RoleArchive sees it, with the
-// methods of repo.Repo.
+// methods of repo.Repo. WAL is encrypted and decrypted here, with the passphrase that the other
+// host tells.
 type Archive struct {
 	p      protocol.Caller
 	stanza string
+	agree  func(encrypted bool) error
+
+	mu    sync.Mutex
+	asked bool // pass is known
+	pass  cipher.Pass
 }
 
-// NewArchive gives the archive that an ArchiveService of that stanza offers to p.
-func NewArchive(p protocol.Caller, stanza string) *Archive { return &Archive{p, stanza} }
+// NewArchive gives the archive that an ArchiveService of that stanza offers to p. Whenever the other
+// host says whether it is encrypted, agree may refuse that.
+func NewArchive(p protocol.Caller, stanza string, agree func(encrypted bool) error) *Archive {
+	return &Archive{p: p, stanza: stanza, agree: agree}
+}
+
+// tells notes what the other host said of encryption.
+func (a *Archive) tells(pass string) error {
+	if err := a.agree(pass != ""); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked, a.pass = true, cipher.NewPass(pass)
+	return nil
+}
+
+// ArchivePass gives what WAL is encrypted with, none if it is not.
+func (a *Archive) ArchivePass(ctx context.Context) (cipher.Pass, error) {
+	known := func() (bool, cipher.Pass) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.asked, a.pass
+	}
+	if asked, pass := known(); asked {
+		return pass, nil
+	}
+	_, _, err := a.ArchiveID(ctx)
+	_, pass := known()
+	return pass, err
+}
+
+// forget has the passphrase asked for again: after what was refused because of it, whatever the
+// reason given, as the stanza may have been made anew.
+func (a *Archive) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked = false
+}
 
 // ArchiveID gives what the archive is for now.
 func (a *Archive) ArchiveID(ctx context.Context) (format.ArchiveID, repo.Cluster, error) {
@@ -231,6 +286,9 @@ func (a *Archive) ArchiveID(ctx context.Context) (format.ArchiveID, repo.Cluster
 	}
 	var r archiveID
 	if err := a.p.Call(ctx, "archive-id", nil, &r); err != nil {
+		return fail(err)
+	}
+	if err := a.tells(r.Cipher); err != nil {
 		return fail(err)
 	}
 	id, err := format.ParseArchiveID(r.ID)
@@ -248,6 +306,9 @@ func (a *Archive) ArchiveID(ctx context.Context) (format.ArchiveID, repo.Cluster
 func (a *Archive) ArchiveIDs(ctx context.Context, c repo.Cluster) ([]format.ArchiveID, error) {
 	var r archiveIDs
 	if err := a.p.Call(ctx, "archive-ids", cluster{c.Version.String(), c.SystemID}, &r); err != nil {
+		return nil, err
+	}
+	if err := a.tells(r.Cipher); err != nil {
 		return nil, err
 	}
 	var ids []format.ArchiveID
@@ -283,20 +344,28 @@ func (a *Archive) FindWAL(ctx context.Context, ids []format.ArchiveID, name stri
 	return found, nil
 }
 
-// OpenWAL gives the content of a file found, see repo.Repo.OpenWAL. It is decoded and
-// verified here.
+// OpenWAL gives the content of a file found, see repo.Repo.OpenWAL. It is decrypted, decoded
+// and verified here.
 func (a *Archive) OpenWAL(ctx context.Context, f repo.WALFile, size int64) (io.ReadCloser, error) {
+	pass, err := a.ArchivePass(ctx)
+	if err != nil {
+		return nil, err
+	}
 	in, err := a.p.Receive(ctx, "wal-get", getArgs{f.Request, walFile{f.ID.String(), path.Base(f.Object)}})
 	if err != nil {
 		return nil, err
 	}
-	return repo.LoadWAL(in, f, size)
+	return repo.LoadWAL(in, f, pass, size)
 }
 
 // PutWAL stores a file under the archive id, which must be the current one. It is compressed
-// here and verified there before it appears.
+// and encrypted here and verified there before it appears.
 func (a *Archive) PutWAL(ctx context.Context, id format.ArchiveID, src repo.WALSource) (repo.Outcome, error) {
 	wal, err := postgres.ParseWALName(src.Name)
+	if err != nil {
+		return 0, err
+	}
+	pass, err := a.ArchivePass(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -306,19 +375,20 @@ func (a *Archive) PutWAL(ctx context.Context, id format.ArchiveID, src repo.WALS
 	}
 	defer in.Close()
 	args := walArgs{ID: id.String(), Name: src.Name, Compress: string(compress.None)}
-	var out io.Reader = in
+	// The other side compares the checksum, there is no need to compute it here once more.
+	spec := pipeline.StoreSpec{Compress: compress.None, Cipher: pass, Limit: -1, SHA1: &src.SHA1}
 	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
 		args.SHA1, args.Compress = hex.EncodeToString(src.SHA1[:]), string(src.Compress)
-		// The other side compares the checksum, there is no need to compute it here once more.
-		store, err := pipeline.NewStore(in, pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Limit: -1, SHA1: &src.SHA1})
-		if err != nil {
-			return 0, err
-		}
-		defer store.Close()
-		out = store
+		spec.Compress, spec.Level = src.Compress, src.Level
 	}
+	out, err := pipeline.NewStore(in, spec)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
 	var r walResult
 	if err := a.p.Send(ctx, "wal-put", args, until{ctx.Err, out}, &r); err != nil {
+		a.forget()
 		if errs.CodeOf(err) == errs.Checksum && !src.Fixed {
 			err = errs.WithHint(err, "did the file change while it was sent?")
 		}

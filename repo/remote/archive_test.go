@@ -84,7 +84,7 @@ func archive(t testing.TB, st storage.Storage, o remote.ArchiveOptions) (*remote
 	if err := r.Init(t.Context(), control); err != nil {
 		t.Fatal(err)
 	}
-	return remote.NewArchive(dial(t, remote.RoleArchive, remote.ArchiveService(r, o)), "demo"), r
+	return remote.NewArchive(dial(t, remote.RoleArchive, remote.ArchiveService(r, o)), "demo", whatever), r
 }
 
 // fetch gives the content of the only copy of a WAL file, "" if there is none.
@@ -386,7 +386,7 @@ func TestConnectionLost(t *testing.T) {
 			before := listed(t, r.Storage(), "", storage.Listing{Recurse: true, Only: []storage.Type{storage.File}})
 			cut(t, remote.ArchiveService(r, remote.ArchiveOptions{}), remote.RoleArchive,
 				func(p protocol.Caller) error {
-					_, err := remote.NewArchive(p, "demo").PutWAL(t.Context(), id, source(name, content, codec))
+					_, err := remote.NewArchive(p, "demo", whatever).PutWAL(t.Context(), id, source(name, content, codec))
 					return err
 				},
 				func(after int) {

@@ -44,8 +44,8 @@ func FuzzCalls(f *testing.F) {
 	roles := []string{remote.RoleArchive, remote.RoleRestore, remote.RoleAdmin}
 	services := []protocol.Service{
 		remote.ArchiveService(r, remote.ArchiveOptions{}),
-		remote.StorageService(st, granted("demo"), false),
-		remote.StorageService(st, granted("demo"), true),
+		remote.StorageService(st, repo.Seal{}, granted("demo"), false),
+		remote.StorageService(st, repo.Seal{}, granted("demo"), true),
 	}
 	for name, c := range calls {
 		args, err := json.Marshal(c.args)

@@ -12,15 +12,19 @@
 //	wal-get      yes       -         -        a copy found, as it is stored
 //	wal-put      yes       -         -        a WAL file, verified before it appears
 //	describe     -         yes       yes      repository path, features of the store
-//	open         -         yes       yes      an object or a part of it
+//	open         -         yes       yes      an object or a part of it, an info file decrypted
 //	stat         -         yes       yes      what is under a name
 //	list         -         yes       yes      what is below a directory
-//	put          -         -         yes      store an object
+//	put          -         -         yes      store an object, an info file encrypted
 //	remove       -         -         yes      objects, empty directories
 //	remove-all   -         -         yes      a directory with all below it
 //	make-dir     -         -         yes      a directory
 //	link         -         -         yes      a further name for an object
 //	sync         -         -         yes      make durable
+//
+// Everything in an encrypted repository is encrypted and decrypted by the client, but for the
+// info files: the passphrase of the configuration stays where that is. In the info files the client
+// finds those of its stanza; archive-id and archive-ids tell the one of WAL.
 //
 // An archive session is about one stanza, and names WAL files: where they lie is the server's
 // business. The others name objects below archive/STANZA and backup/STANZA of the stanzas granted
@@ -126,11 +130,13 @@ type (
 		Version string `json:"version,omitempty"`
 	}
 	listArgs struct {
-		Prefix    string    `json:"prefix"`
-		Recurse   bool      `json:"recurse,omitempty"`
-		Only      []string  `json:"only,omitempty"`
-		NamesOnly bool      `json:"names_only,omitempty"`
-		At        time.Time `json:"at,omitzero"`
+		Prefix    string   `json:"prefix"`
+		Recurse   bool     `json:"recurse,omitempty"`
+		Only      []string `json:"only,omitempty"`
+		NamesOnly bool     `json:"names_only,omitempty"`
+		// Unfinished is of temporary names.
+		Unfinished bool      `json:"unfinished,omitempty"`
+		At         time.Time `json:"at,omitzero"`
 	}
 	putArgs struct {
 		Name string `json:"name"`
@@ -148,6 +154,7 @@ type (
 	}
 	description struct {
 		Path     string `json:"path"` // of the repository
+		Cipher   bool   `json:"cipher,omitempty"`
 		Dirs     bool   `json:"dirs,omitempty"`
 		Links    bool   `json:"links,omitempty"`
 		Versions bool   `json:"versions,omitempty"`

@@ -80,7 +80,7 @@ func granted(stanzas ...string) func(string) bool {
 // client gives st as a client in a role with that stanza sees it.
 func client(t testing.TB, st storage.Storage, role string, stanzas ...string) *remote.Storage {
 	t.Helper()
-	far, err := remote.NewStorage(t.Context(), dial(t, role, remote.StorageService(st, granted(stanzas...), role == remote.RoleAdmin)), "")
+	far, err := remote.NewStorage(t.Context(), dial(t, role, remote.StorageService(st, repo.Seal{}, granted(stanzas...), role == remote.RoleAdmin)), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +139,8 @@ func services(t testing.TB, st storage.Storage) map[string]protocol.Service {
 	}
 	return map[string]protocol.Service{
 		remote.RoleArchive: remote.ArchiveService(r, remote.ArchiveOptions{}),
-		remote.RoleRestore: remote.StorageService(st, granted("demo"), false),
-		remote.RoleAdmin:   remote.StorageService(st, granted("demo"), true),
+		remote.RoleRestore: remote.StorageService(st, repo.Seal{}, granted("demo"), false),
+		remote.RoleAdmin:   remote.StorageService(st, repo.Seal{}, granted("demo"), true),
 	}
 }
 
@@ -190,7 +190,7 @@ func TestForeignNames(t *testing.T) {
 	dir := t.TempDir()
 	st := directory(t, dir)
 	for _, role := range []string{remote.RoleRestore, remote.RoleAdmin} {
-		p := dial(t, role, remote.StorageService(st, granted("demo"), role == remote.RoleAdmin))
+		p := dial(t, role, remote.StorageService(st, repo.Seal{}, granted("demo"), role == remote.RoleAdmin))
 		for _, name := range []string{"backup/demo/x", "backup/other/x", "x"} {
 			if err := st.Put(t.Context(), name, strings.NewReader("mine"), storage.Atomic); err != nil {
 				t.Fatal(err)
@@ -371,7 +371,7 @@ func TestNames(t *testing.T) {
 	if err := far.Put(t.Context(), "backup/demo/caf\xe9", strings.NewReader(""), storage.Atomic); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("not UTF-8: %v", err)
 	}
-	far, err := remote.NewStorage(t.Context(), dial(t, remote.RoleRestore, remote.StorageService(storagetest.NewMemory(time.Now), granted(), false)), "backup.example")
+	far, err := remote.NewStorage(t.Context(), dial(t, remote.RoleRestore, remote.StorageService(storagetest.NewMemory(time.Now), repo.Seal{}, granted(), false)), "backup.example")
 	if got := far.Path("backup/demo/backup.info"); err != nil || got != "backup.example:memory:/backup/demo/backup.info" {
 		t.Errorf("path '%s', %v", got, err)
 	}
@@ -380,7 +380,7 @@ func TestNames(t *testing.T) {
 // TestBrokenPut: an object whose sender breaks off in the middle does not appear.
 func TestBrokenPut(t *testing.T) {
 	dir := t.TempDir()
-	service := remote.StorageService(directory(t, dir), granted("demo"), true)
+	service := remote.StorageService(directory(t, dir), repo.Seal{}, granted("demo"), true)
 	for how := range map[storage.Write]bool{storage.Atomic: true, storage.Staged: true, storage.Exclusive: true} {
 		cut(t, service, remote.RoleAdmin, func(p protocol.Caller) error {
 			far, err := remote.NewStorage(t.Context(), p, "")

@@ -10,15 +10,20 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/internal/pipeline"
 	"github.com/pgx-backup/pgx/protocol"
+	"github.com/pgx-backup/pgx/repo"
+	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/storage"
 )
 
 // StorageService offers what is in st of the stanzas that granted knows: for RoleRestore to
-// read it, with admin for RoleAdmin.
-func StorageService(st storage.Storage, granted func(stanza string) bool, admin bool) protocol.Service {
-	s := &storageService{storage: st, granted: granted}
+// read it, with admin for RoleAdmin. It opens and closes the seal of info files, so that the client
+// has them in clear and does not need the passphrase they are encrypted with.
+func StorageService(st storage.Storage, seal repo.Seal, granted func(stanza string) bool, admin bool) protocol.Service {
+	s := &storageService{storage: st, seal: seal, granted: granted}
 	calls := map[string]protocol.Handler{
 		"describe": s.describe, "open": s.open, "stat": s.stat, "list": s.list,
 	}
@@ -35,6 +40,7 @@ func StorageService(st storage.Storage, granted func(stanza string) bool, admin 
 
 type storageService struct {
 	storage storage.Storage
+	seal    repo.Seal
 	granted func(stanza string) bool
 }
 
@@ -59,7 +65,7 @@ func (s *storageService) check(n string) (string, error) {
 
 func (s *storageService) describe(context.Context, *protocol.Call) (any, error) {
 	f := s.storage.Features()
-	return description{Path: s.storage.Path(""), Dirs: f.Dirs, Links: f.Links, Versions: f.Versions}, nil
+	return description{Path: s.storage.Path(""), Cipher: s.seal.Pass.Given(), Dirs: f.Dirs, Links: f.Links, Versions: f.Versions}, nil
 }
 
 func (s *storageService) open(ctx context.Context, c *protocol.Call) (any, error) {
@@ -71,12 +77,46 @@ func (s *storageService) open(ctx context.Context, c *protocol.Call) (any, error
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.storage.Open(ctx, object, storage.Range{Offset: args.Offset, Length: args.Length, Version: args.Version})
+	where := storage.Range{Offset: args.Offset, Length: args.Length, Version: args.Version}
+	if s.sealed(object) {
+		return nil, s.openInfo(ctx, object, where, c.Out())
+	}
+	in, err := s.storage.Open(ctx, object, where)
 	if err != nil {
 		return nil, err
 	}
 	_, err = io.Copy(c.Out(), in)
 	return nil, errors.Join(err, in.Close())
+}
+
+// sealed says whether a client does not see an object as it is stored.
+func (s *storageService) sealed(object string) bool {
+	return s.seal.Pass.Given() && format.IsInfoPath(object)
+}
+
+// openInfo gives the text of an info file, or a part of it.
+func (s *storageService) openInfo(ctx context.Context, object string, where storage.Range, out io.Writer) error {
+	if where.Offset < 0 || where.Length < 0 {
+		return errs.New(errs.ParamInvalid, "range %d+%d of '%s': %w", where.Offset, where.Length, s.storage.Path(object), fs.ErrInvalid)
+	}
+	in, err := s.storage.Open(ctx, object, storage.Range{Version: where.Version})
+	if err != nil {
+		return err
+	}
+	stored, err := io.ReadAll(in)
+	if err := errors.Join(err, in.Close()); err != nil {
+		return err
+	}
+	text, err := s.seal.Open(s.storage.Path(object), stored)
+	if err != nil {
+		return err
+	}
+	text = text[min(where.Offset, int64(len(text))):]
+	if where.Length > 0 {
+		text = text[:min(where.Length, int64(len(text)))]
+	}
+	_, err = out.Write(text)
+	return err
 }
 
 func (s *storageService) stat(ctx context.Context, c *protocol.Call) (any, error) {
@@ -106,7 +146,7 @@ func (s *storageService) list(ctx context.Context, c *protocol.Call) (any, error
 	if err := c.Decode(&args); err != nil {
 		return nil, err
 	}
-	what := storage.Listing{Recurse: args.Recurse, NamesOnly: args.NamesOnly, At: args.At}
+	what := storage.Listing{Recurse: args.Recurse, NamesOnly: args.NamesOnly, Unfinished: args.Unfinished, At: args.At}
 	for _, word := range args.Only {
 		t, err := types.value(word)
 		if err != nil {
@@ -143,7 +183,7 @@ func (s *storageService) listTops(ctx context.Context, what storage.Listing, sho
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err == nil {
+		if err == nil && !what.Unfinished {
 			err = show(o)
 		}
 		if err == nil && what.Recurse && o.Type == storage.Dir {
@@ -164,8 +204,10 @@ func (s *storageService) listStanzas(ctx context.Context, top string, what stora
 		if !s.granted(path.Base(o.Name)) {
 			continue
 		}
-		if err := show(o); err != nil {
-			return err
+		if !what.Unfinished {
+			if err := show(o); err != nil {
+				return err
+			}
 		}
 		if what.Recurse && o.Type == storage.Dir {
 			if err := s.listBelow(ctx, o.Name, what, show); err != nil {
@@ -201,7 +243,15 @@ func (s *storageService) put(ctx context.Context, c *protocol.Call) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.storage.Put(ctx, object, c.In(), how)
+	if !s.sealed(object) {
+		return nil, s.storage.Put(ctx, object, c.In(), how)
+	}
+	in, err := pipeline.NewStore(c.In(), pipeline.StoreSpec{Compress: compress.None, Cipher: s.seal.Pass, Limit: -1})
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return nil, s.storage.Put(ctx, object, in, how)
 }
 
 func (s *storageService) remove(ctx context.Context, c *protocol.Call) (any, error) {

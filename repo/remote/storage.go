@@ -24,6 +24,7 @@ type Storage struct {
 	p        protocol.Caller
 	host     string
 	root     string
+	cipher   bool
 	features storage.Features
 }
 
@@ -38,7 +39,7 @@ func NewStorage(ctx context.Context, p protocol.Caller, host string) (*Storage, 
 	if err := p.Call(ctx, "describe", nil, &d); err != nil {
 		return nil, err
 	}
-	return &Storage{p: p, host: host, root: d.Path,
+	return &Storage{p: p, host: host, root: d.Path, cipher: d.Cipher,
 		features: storage.Features{Dirs: d.Dirs, Links: d.Links, Versions: d.Versions}}, nil
 }
 
@@ -60,6 +61,10 @@ func (s *Storage) path(name string) string {
 
 // Features is what the store there can do, without symbolic links: clients may not make any.
 func (s *Storage) Features() storage.Features { return s.features }
+
+// Encrypted says whether the repository is encrypted. Its info files are not for who is
+// here, see StorageService.
+func (s *Storage) Encrypted() bool { return s.cipher }
 
 // check is what every method does first. dirOK is for names that may be "".
 func (s *Storage) check(ctx context.Context, object string, dirOK bool) error {
@@ -170,7 +175,7 @@ func (s *Storage) list(ctx context.Context, prefix string, what storage.Listing,
 	if err := s.check(ctx, prefix, true); err != nil {
 		return err
 	}
-	args := listArgs{Prefix: prefix, Recurse: what.Recurse, NamesOnly: what.NamesOnly, At: what.At}
+	args := listArgs{Prefix: prefix, Recurse: what.Recurse, NamesOnly: what.NamesOnly, Unfinished: what.Unfinished, At: what.At}
 	for _, t := range what.Only {
 		args.Only = append(args.Only, types[t])
 	}

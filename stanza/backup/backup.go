@@ -3,7 +3,12 @@
 // The order of what happens is what makes a backup one: PostgreSQL is asked to begin, then
 // the files are listed, then copied, in any order and while they change, then PostgreSQL
 // is asked to end, and the WAL written between is waited for. Only then is the backup
-// listed; until then it does not exist, and the next one removes what is left of it.
+// listed; until then it does not exist, and the next one removes what is left of it, or goes
+// on with it.
+//
+// A differential or incremental backup is based on a prior one. Of a file that has not
+// changed since, it records which backup holds the bytes: always the one that does, never one in
+// between that refers to it. How files are stored is the same in all backups of a set.
 package backup
 
 import (
@@ -14,7 +19,6 @@ import (
 	"time"
 
 	"github.com/pgx-backup/pgx/internal/compress"
-	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/logging"
 	"github.com/pgx-backup/pgx/internal/pgsql"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -30,6 +34,8 @@ import (
 type Config struct {
 	Repo  *repo.Repo
 	Nodes []stanza.Node // where the cluster may run; the primary is looked for
+	// Standby is whether a standby is too [backup-standby].
+	Standby Standby
 	// Archive is where the WAL of the cluster arrives; nil: in Repo.
 	Archive Archive
 
@@ -59,12 +65,26 @@ type Config struct {
 	CompressLevelNetwork int // recorded only
 	BufferSize           int64
 
-	Delta       bool // recorded; decides nothing in a full backup
-	Exclude     []string
-	Annotations map[string]string
+	// Delta decides by content what has changed since the prior backup, else time and size
+	// do, as far as they can be trusted.
+	Delta    bool
+	Hardlink bool // unchanged files become hard links, where the repository has them
+	// Bundle stores files of at most BundleLimit bytes together, in bundles that are closed when
+	// BundleSize bytes are in them, and empty ones only in the manifest. Not with Hardlink.
+	Bundle                  bool
+	BundleLimit, BundleSize int64
+	Blocks                  *Blocks // only with Bundle; nil: files are stored whole
+	Exclude                 []string
+	Annotations             map[string]string
 
-	// Resume keeps a manifest in an unfinished backup. SaveThreshold is how many bytes
-	// are copied before it is saved again, or a hundredth of the cluster if that is more.
+	// Summary takes relation files that WAL summaries do not name for unchanged, whatever their times
+	// are. The summarizer is waited for unless it stands still for the time of SummaryPatience.
+	Summary         bool // [backup-summary]
+	SummaryPatience time.Duration
+
+	// Resume keeps a manifest in an unfinished backup, and continues a full one that has it.
+	// SaveThreshold is how many bytes are copied before it is saved again, or a hundredth of
+	// the cluster if that is more.
 	Resume        bool
 	SaveThreshold int64
 
@@ -98,29 +118,31 @@ type run struct {
 	Config
 	node    stanza.Node
 	live    *stanza.Live // nil offline, and once the backup is over for PostgreSQL
+	standby *stanza.Live // nil: everything is copied from node
 	control postgres.Control
 
 	list         *info.Backup
 	cluster      format.Cluster
 	checksumPage bool
 	began        int64 // seconds since 1970
+	listed       int64 // when the files were, the same, by the clock they change by
 
 	start *pgsql.Backup
 	stop  pgsql.BackupStop
 
-	m      *manifest.Manifest
-	writer *repo.BackupWriter
-	meter  *progress.Meter
+	prior   *manifest.Manifest // nil for a full backup, and once it has been compared with
+	anomaly string             // what in the times of files contradicts prior, if it was looked for
+	changes *changes           // since prior, where WAL summaries are gone by
+	m       *manifest.Manifest
+	writer  *repo.BackupWriter
+	queues  queues
+	meter   *progress.Meter
 }
 
 // Run makes a backup. After an error PostgreSQL is out of backup mode, or its session
 // is lost, which ends the backup too; and there may be an unfinished directory in the
-// repository, which the next backup removes.
+// repository, which the next backup removes or resumes.
 func Run(ctx context.Context, cfg Config) (res Result, err error) {
-	if cfg.Type != format.Full {
-		return Result{}, errs.WithHint(errs.New(errs.FeatureNotSupported, "backup --type=%s is not supported yet", cfg.Type),
-			"make a full backup with --type=full")
-	}
 	if cfg.Archive == nil {
 		cfg.Archive = cfg.Repo
 	}
@@ -135,16 +157,23 @@ func Run(ctx context.Context, cfg Config) (res Result, err error) {
 	if err := r.identify(ctx); err != nil {
 		return Result{}, err
 	}
+	if err := r.choosePrior(ctx); err != nil {
+		return Result{}, err
+	}
 	if err := r.startBackup(ctx); err != nil {
 		return Result{}, err
 	}
 	if err := r.plan(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := r.removeUnfinished(ctx); err != nil {
+	r.followPrior()
+	if err := r.readSummaries(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := r.chooseLabel(ctx); err != nil {
+	if err := r.begin(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := r.queue(); err != nil {
 		return Result{}, err
 	}
 	if err := r.savePartial(ctx); err != nil {
@@ -153,7 +182,13 @@ func Run(ctx context.Context, cfg Config) (res Result, err error) {
 	if err := r.makeDirs(ctx); err != nil {
 		return Result{}, err
 	}
+	if err := r.awaitSecond(ctx); err != nil {
+		return Result{}, err
+	}
 	if err := r.copyFiles(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := r.linkFiles(ctx); err != nil {
 		return Result{}, err
 	}
 	if err := r.stopBackup(ctx); err != nil {
@@ -171,6 +206,7 @@ func (r *run) disconnect(ctx context.Context) {
 	if r.live == nil {
 		return
 	}
+	stanza.CloseAll(ctx, r.standby) // it may be closed already
 	if err := r.live.Session.Close(context.WithoutCancel(ctx)); err != nil {
 		r.Log.Warn(fmt.Sprintf("unable to end the session with PostgreSQL: %s", err))
 	}

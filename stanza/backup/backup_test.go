@@ -84,13 +84,7 @@ pg1-user=postgres
 // pgbackrest runs the real program as the owner of the cluster.
 func (s *site) pgbackrest(args ...string) string {
 	s.t.Helper()
-	// What was written by this process belongs to whoever runs the test.
-	uid, gid := pgtest.Owner(s.t)
-	if err := filepath.Walk(s.dir, func(path string, _ os.FileInfo, err error) error {
-		return errors.Join(err, os.Lchown(path, uid, gid))
-	}); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.t.Fatal(err)
-	}
+	s.own()
 	out, err := pgtest.Command(s.t, pgtest.Reference(s.t), append([]string{"--config=" + s.conf, "--stanza=demo"}, args...)...).CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("pgbackrest %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -98,10 +92,26 @@ func (s *site) pgbackrest(args ...string) string {
 	return string(out)
 }
 
+// own gives the repository to the owner of the cluster: what was written by this process belongs
+// to whoever runs the test.
+func (s *site) own() {
+	s.t.Helper()
+	uid, gid := pgtest.Owner(s.t)
+	if err := filepath.Walk(s.dir, func(path string, _ os.FileInfo, err error) error {
+		return errors.Join(err, os.Lchown(path, uid, gid))
+	}); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *site) host() *agent.Local {
-	return agent.NewLocal(s.PGDATA, pgsql.Params{
+	return agent.NewLocal(s.PGDATA, s.params())
+}
+
+func (s *site) params() pgsql.Params {
+	return pgsql.Params{
 		SocketDir: s.SocketDir, Port: s.Port, User: "postgres", Database: "postgres", Timeout: time.Minute, Application: "pgBackRest [backup]",
-	})
+	}
 }
 
 func (s *site) config() backup.Config {
@@ -128,6 +138,12 @@ func (r *record) Handle(_ context.Context, l slog.Record) error {
 	defer r.mu.Unlock()
 	r.lines = append(r.lines, l.Level.String()+": "+l.Message)
 	return nil
+}
+
+func (r *record) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = nil
 }
 
 // at gives the lines of a level, without it.
@@ -426,62 +442,6 @@ func (s *site) checkLog(res backup.Result, m *manifest.Manifest) {
 	}
 }
 
-func TestUnfinished(t *testing.T) {
-	s := newSite(t, pgtest.Options{Checksums: true})
-	s.Start()
-	s.fill()
-
-	// Cancelled in the middle of copying.
-	ctx, cancel := context.WithCancel(t.Context())
-	cfg := s.config()
-	cfg.SaveThreshold = 1
-	cfg.Progress = func(p progress.State) {
-		if p.FilesDone > 20 {
-			cancel()
-		}
-	}
-	if _, err := backup.Run(ctx, cfg); !errors.Is(err, context.Canceled) || errs.CodeOf(err) != errs.Term {
-		t.Fatalf("error is %v", err)
-	}
-	s.outOfBackup()
-	labels, err := s.repo.Labels(t.Context())
-	if err != nil || len(labels) != 1 {
-		t.Fatalf("labels are %v, error %v", labels, err)
-	}
-	if whole, err := s.repo.Complete(t.Context(), labels[0]); err != nil || whole {
-		t.Errorf("complete %v, %v", whole, err)
-	}
-	if _, err := os.Stat(filepath.Join(s.dir, "backup/demo", string(labels[0]), "backup.manifest.copy")); err != nil {
-		t.Error(err)
-	}
-	s.pgbackrest("info")
-
-	// The session is lost.
-	lost := s.config()
-	lost.AliveEvery = time.Millisecond
-	lost.Progress = func(p progress.State) {
-		if p.FilesDone == 20 {
-			s.Exec("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'pgBackRest%'")
-		}
-	}
-	if _, err := backup.Run(t.Context(), lost); errs.CodeOf(err) != errs.DbQuery || !strings.Contains(err.Error(), "connection") {
-		t.Fatalf("error is %v", err)
-	}
-	if want := fmt.Sprintf("backup '%s' cannot be resumed: resume is not supported yet", labels[0]); !slices.Contains(s.log.at(slog.LevelWarn), want) {
-		t.Errorf("warnings are %q", s.log.at(slog.LevelWarn))
-	}
-	s.outOfBackup()
-
-	// The next backup removes what is left.
-	res, err := backup.Run(t.Context(), s.config())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if labels, err := s.repo.Labels(t.Context()); err != nil || !slices.Equal(labels, []format.Label{res.Label}) {
-		t.Errorf("labels are %v, ours is %s", labels, res.Label)
-	}
-}
-
 // outOfBackup makes sure that no session is left: a backup ends with the one that began it.
 func (s *site) outOfBackup() {
 	s.t.Helper()
@@ -520,8 +480,6 @@ func TestRefused(t *testing.T) {
 		code   errs.Code
 		want   string
 	}{
-		{"incr", func(c *backup.Config) { c.Type = format.Incr }, errs.FeatureNotSupported, "backup --type=incr is not supported yet"},
-		{"diff", func(c *backup.Config) { c.Type = format.Diff }, errs.FeatureNotSupported, "backup --type=diff is not supported yet"},
 		{"offline but running", func(c *backup.Config) { c.Online = false }, errs.PgRunning, "--no-online passed but postmaster.pid exists"},
 		{
 			"another cluster", func(c *backup.Config) {
@@ -661,15 +619,20 @@ func TestChanging(t *testing.T) {
 		t.Errorf("verify says\n%s", out)
 	}
 
-	// pg_control must be there.
+	s.needsControl(cfg)
+}
+
+// needsControl makes sure that a backup fails when pg_control goes away after it was listed.
+func (s *site) needsControl(cfg backup.Config) {
+	s.t.Helper()
 	cfg.Progress = func(p progress.State) {
 		if p.FilesDone == 0 && p.BytesDone == 0 {
 			if err := os.Remove(filepath.Join(s.PGDATA, "global/pg_control")); err != nil {
-				t.Error(err)
+				s.t.Error(err)
 			}
 		}
 	}
-	if _, err := backup.Run(t.Context(), cfg); errs.CodeOf(err) != errs.FileMissing || !strings.Contains(err.Error(), "global/pg_control") {
-		t.Errorf("error is %v", err)
+	if _, err := backup.Run(s.t.Context(), cfg); errs.CodeOf(err) != errs.FileMissing || !strings.Contains(err.Error(), "global/pg_control") {
+		s.t.Errorf("error is %v", err)
 	}
 }

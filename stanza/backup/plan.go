@@ -22,6 +22,10 @@ func (r *run) plan(ctx context.Context) error {
 		Start:   r.began,
 		Cluster: format.Cluster{Version: r.cluster.Version, CatalogVersion: r.cluster.CatalogVersion, ControlVersion: r.cluster.ControlVersion},
 		Options: r.options(),
+
+		Bundle: r.Bundle, BlockIncr: r.Blocks != nil,
+		BundleRaw:  r.Blocks != nil,  // unless another is to be followed
+		CipherPass: r.Repo.NewPass(), // unless it is to be that of another backup
 	}
 	for k, v := range r.Annotations {
 		if v != "" {
@@ -34,26 +38,27 @@ func (r *run) plan(ctx context.Context) error {
 	if err := r.describe(ctx); err != nil {
 		return err
 	}
-	second, err := r.nextSecond(ctx)
+	now, err := r.now(ctx)
 	if err != nil {
 		return err
 	}
-	r.m.CopyStart = second
+	r.listed = now.Unix()
+	r.m.CopyStart = r.listed
 	if r.Online {
 		r.m.CopyStart++
 	}
-	r.checkTimes(second)
+	r.checkTimes(r.listed)
 	return nil
 }
 
 func (r *run) options() manifest.Options {
-	standby, delta, page := false, r.Delta, r.checksumPage
+	standby, delta, page := r.standby != nil, r.Delta, r.checksumPage
 	level, network := r.CompressLevel, r.CompressLevelNetwork
 	buffer, processes := uint32(r.BufferSize), uint32(r.ProcessMax)
 	return manifest.Options{
 		ArchiveCheck: r.Archiving.Check, ArchiveCopy: r.ArchiveCopy, BackupStandby: &standby, BufferSize: &buffer,
 		ChecksumPage: &page, CompressLevel: &level, CompressLevelNetwork: &network, CompressType: string(r.Compress),
-		Delta: &delta, Online: r.Online, ProcessMax: &processes,
+		Delta: &delta, Hardlink: r.Hardlink, Online: r.Online, ProcessMax: &processes,
 	}
 }
 
@@ -122,6 +127,9 @@ func (r *run) add(e pgdata.Entry) error {
 		f := manifest.File{Name: e.Name, Attributes: attributes, Size: e.Size, OriginalSize: e.Size, RepoSize: e.Size, Timestamp: e.ModTime}
 		if r.checksumPage && postgres.HasPages(e.Name) {
 			f.Pages = manifest.PagesValid // until it is read
+		}
+		if r.Blocks != nil {
+			f.BlockSize, f.BlockChecksumSize = r.Blocks.of(f.Size, r.began-f.Timestamp)
 		}
 		return r.m.Files.Add(f)
 	case pgdata.Special:
@@ -196,32 +204,17 @@ func (r *run) checkTimes(second int64) {
 	}
 }
 
-// removeUnfinished removes what an interrupted backup left. As with pgBackRest that is
-// looked for in the newest directory only: no older one is the work of an interruption.
-func (r *run) removeUnfinished(ctx context.Context) error {
-	labels, err := r.Repo.Labels(ctx)
-	if err != nil || len(labels) == 0 {
-		return err
-	}
-	newest := slices.Max(labels)
-	if whole, err := r.Repo.Complete(ctx, newest); err != nil || whole {
-		return err
-	}
-	log := r.Log.Info
-	if r.Resume {
-		log = r.Log.Warn
-	}
-	log(fmt.Sprintf("backup '%s' cannot be resumed: resume is not supported yet", newest))
-	return r.Repo.RemoveBackup(ctx, newest)
-}
-
-// chooseLabel gives the backup a label that is later than any other's.
+// chooseLabel gives the backup a label that is later than any other's, or of the set.
 func (r *run) chooseLabel(ctx context.Context) error {
 	taken, err := r.Repo.Taken(ctx)
 	if err != nil {
 		return err
 	}
-	label, wait, err := format.NextLabel(r.Type, "", time.Unix(r.began, 0).In(r.Now().Location()), taken)
+	prior := format.Label("")
+	if r.prior != nil {
+		prior = r.prior.Label
+	}
+	label, wait, err := format.NextLabel(r.Type, prior, time.Unix(r.began, 0).In(r.Now().Location()), taken)
 	if err != nil {
 		return err
 	}
@@ -231,7 +224,7 @@ func (r *run) chooseLabel(ctx context.Context) error {
 			return err
 		}
 	}
-	r.m.SetLabel(label, nil)
+	r.m.SetLabel(label, r.prior)
 	r.writer = r.Repo.NewBackup(label)
 	return nil
 }

@@ -14,23 +14,53 @@ import (
 )
 
 // path names a file of the cluster for messages.
-func (r *run) path(name string) string { return path.Join(r.node.Path, manifest.PGPath(name)) }
-
-func (r *run) detail(worker int, text string, args ...any) {
-	r.Log.With(logging.Process(worker)).Log(context.Background(), logging.LevelDetail, fmt.Sprintf(text, args...))
+func (r *run) path(name string) string {
+	node := r.nodeOf(name)
+	shown := path.Join(node.Path, manifest.PGPath(name))
+	if node.Name != "" {
+		return node.Name + ":" + shown
+	}
+	return shown
 }
 
-// logCopied tells of a file that was copied; f is what was known of it before.
-func (r *run) logCopied(f manifest.File, c copied, p progress.State) {
-	size := logging.Size(c.Size)
-	if c.Size != f.OriginalSize {
+func (r *run) detail(worker int, text string, args ...any) {
+	if r.Log.Enabled(context.Background(), logging.LevelDetail) { // there may be a million files
+		r.Log.With(logging.Process(worker)).Log(context.Background(), logging.LevelDetail, fmt.Sprintf(text, args...))
+	}
+}
+
+// logCopied tells of a file that was copied or did not have to be; f is what was known of it
+// before.
+func (r *run) logCopied(f manifest.File, j file, c copied, worker int, p progress.State) {
+	verb, now, content := "backup file", c.Size, c.SHA1
+	switch c.fate {
+	case unchanged:
+		verb, now, content = "match file from prior backup", f.Size, f.Checksum
+	case resumed:
+		verb, now, content = "checksum resumed file", f.Size, f.Checksum
+	default:
+		if j.bundled && c.bundle == 0 {
+			verb = "store truncated file"
+		}
+	}
+	where := ""
+	if c.bundle != 0 {
+		where = fmt.Sprintf("bundle %d/%d, ", c.bundle, c.offset)
+	}
+	size := logging.Size(now)
+	if now != f.OriginalSize {
 		size = logging.Size(f.OriginalSize) + "->" + size
 	}
 	sum := ""
-	if c.Size != 0 {
-		sum = " checksum " + hex.EncodeToString(c.SHA1[:])
+	if now != 0 {
+		sum = " checksum " + hex.EncodeToString(content[:])
 	}
-	r.detail(c.worker, "backup file %s (%s, %s)%s", r.path(f.Name), size, percent(p.BytesDone, p.Bytes), sum)
+	r.detail(worker, "%s %s (%s%s, %s)%s", verb, r.path(f.Name), where, size, percent(p.BytesDone, p.Bytes), sum)
+	if c.damaged {
+		r.Log.Warn(fmt.Sprintf("resumed backup file %s did not have expected checksum %x. The file was recopied and backup will"+
+			" continue but this may be an issue unless the resumed backup path in the repository is known to be corrupted.\n"+
+			"NOTE: this does not indicate a problem with the PostgreSQL page checksums.", f.Name, f.Checksum))
+	}
 }
 
 // percent gives a part of a whole with two decimals, rounded.

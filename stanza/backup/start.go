@@ -15,13 +15,13 @@ import (
 // server speak of one cluster, and that it archives.
 func (r *run) identify(ctx context.Context) error {
 	if r.Online {
-		primary, standby, err := stanza.Connect(ctx, r.Nodes, true, r.Log)
-		if err != nil {
+		if err := r.connect(ctx); err != nil {
 			return err
 		}
-		stanza.CloseAll(ctx, standby)
-		r.live, r.node, r.control = primary, primary.Node, primary.Control
 	} else {
+		if r.Standby.wanted() {
+			r.Log.Warn("option backup-standby is enabled but backup is offline - backups will be performed from the primary")
+		}
 		if len(r.Nodes) == 0 {
 			return errs.New(errs.OptionRequired, "backup command requires option: pg1-path")
 		}
@@ -43,22 +43,28 @@ func (r *run) identify(ctx context.Context) error {
 	if err := r.live.Agree(r.Archiving); err != nil {
 		return err
 	}
-	return r.checkControl(r.live.Facts)
+	if err := r.checkSummary(); err != nil {
+		return err
+	}
+	if err := checkControl(r.live); err != nil {
+		return err
+	}
+	return r.checkStandby()
 }
 
 // checkControl makes sure that the pg_control read is not an older one than the server's,
 // as of a copy of the data directory: same identity, same path, another file.
-func (r *run) checkControl(f pgsql.Facts) error {
+func checkControl(l *stanza.Live) error {
 	hint := func(err error) error {
-		return errs.WithHint(err, "is '%s' the directory that the server on port %d runs in?", r.node.Path, f.Port)
+		return errs.WithHint(err, "is '%s' the directory that the server on port %d runs in?", l.Path, l.Facts.Port)
 	}
-	if r.control.Timeline != f.Timeline {
+	if l.Control.Timeline != l.Facts.Timeline {
 		return hint(errs.New(errs.DbMismatch, "timeline %d queried from cluster does not match pg_control timeline %d",
-			f.Timeline, r.control.Timeline))
+			l.Facts.Timeline, l.Control.Timeline))
 	}
-	if r.control.Checkpoint < f.Checkpoint { // the server was asked first
+	if l.Control.Checkpoint < l.Facts.Checkpoint { // the server was asked first
 		return hint(errs.New(errs.DbMismatch, "checkpoint '%s' in pg_control is older than '%s' queried from cluster",
-			r.control.Checkpoint, f.Checkpoint))
+			l.Control.Checkpoint, l.Facts.Checkpoint))
 	}
 	return nil
 }
@@ -107,6 +113,9 @@ func (r *run) startBackup(ctx context.Context) error {
 		return err
 	}
 	r.Log.Info(fmt.Sprintf("backup start archive = %s, lsn = %s", r.start.Segment, r.start.LSN))
+	if err := r.awaitStandby(ctx); err != nil {
+		return err
+	}
 	if r.start.CheckSegment == "" {
 		return nil
 	}
@@ -162,24 +171,26 @@ func (r *run) now(ctx context.Context) (time.Time, error) {
 	return r.live.Now(ctx)
 }
 
-// nextSecond gives the present second and, online, returns when it is over: a file that is
-// changed from then on has a time by which the next backup sees that.
-func (r *run) nextSecond(ctx context.Context) (int64, error) {
+// awaitSecond returns, online, when the second in which the files were listed is over: a file that
+// is changed while it is copied has a time by which the next backup sees that.
+func (r *run) awaitSecond(ctx context.Context) error {
+	if r.live == nil {
+		return nil
+	}
 	const tries = 3
-	now, err := r.now(ctx)
-	if err != nil || r.live == nil {
-		return now.Unix(), err
-	}
-	second := now.Unix()
-	for range tries {
-		if err := sleep(ctx, time.Unix(second+1, 0).Sub(now)); err != nil {
-			return 0, err
+	for n := 0; ; n++ {
+		now, err := r.now(ctx)
+		if err != nil || now.Unix() > r.listed {
+			return err
 		}
-		if now, err = r.now(ctx); err != nil || now.Unix() > second {
-			return second, err
+		if n == tries {
+			return errs.New(errs.Kernel, "PostgreSQL clock has not advanced to the next second after %d tries", tries)
+		}
+		// A clock that was set back is not waited for.
+		if err := sleep(ctx, min(time.Second, time.Unix(r.listed+1, 0).Sub(now))); err != nil {
+			return err
 		}
 	}
-	return 0, errs.New(errs.Kernel, "PostgreSQL clock has not advanced to the next second after %d tries", tries)
 }
 
 // sleep waits, unless ctx ends before.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pipeline"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -51,7 +52,9 @@ func (r *run) stopBackup(ctx context.Context) error {
 // the manifest. It belongs to whom the data directory belongs to.
 func (r *run) putOwn(ctx context.Context, name string, content io.Reader) error {
 	name = format.PGData + "/" + name
-	src, err := pipeline.NewStore(content, pipeline.StoreSpec{Compress: r.Compress, Level: r.CompressLevel, Limit: -1})
+	src, err := pipeline.NewStore(content, pipeline.StoreSpec{
+		Compress: r.Compress, Level: r.CompressLevel, Cipher: cipher.NewPass(r.m.CipherPass), Limit: -1,
+	})
 	if err != nil {
 		return err
 	}

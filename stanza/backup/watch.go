@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// watch tests the session with the server from time to time while files are copied. When
-// it is lost the copying ends at once: PostgreSQL is out of backup mode then.
+// watch tests the sessions with the servers from time to time while files are copied. When
+// one is lost the copying ends at once: PostgreSQL is out of backup mode then.
 type watch struct {
 	ctx    context.Context // ends when the session is lost
 	cancel context.CancelFunc
@@ -23,7 +23,7 @@ func (r *run) watch(ctx context.Context) *watch {
 		w.lost <- nil
 		return w
 	}
-	go w.run(r.live.Alive, r.AliveEvery)
+	go w.run(r.alive, r.AliveEvery)
 	return w
 }
 

@@ -42,6 +42,9 @@ type Query struct {
 	// tell, and gives what is known of a stanza's drops on this host. Now is the time then.
 	Dropped func(stanza string) ([]repo.Drop, error)
 	Now     time.Time
+	// Thinned, if not nil, says where retention lets WAL of a cluster go, of a stanza with these
+	// backups in a repository.
+	Thinned func(stanza string, repoKey int, listed []info.BackupEntry, cluster int) repo.Thinned
 }
 
 // Collect asks every repository. What cannot be read is in the report, not an error:
@@ -151,6 +154,9 @@ func (c *collector) discover(ctx context.Context, i int, s Source) error {
 		if err := c.load(ctx, name, st); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errs.CodeOf(err) == errs.Crypto && c.q.Stanza == "" {
+				err = errs.WithHint(err, "use option --stanza if encryption settings are different for the stanza than the global settings.")
 			}
 			*st = state{repo: st.repo, status: StatusOther, message: other(err)}
 		}

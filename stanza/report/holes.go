@@ -15,7 +15,8 @@ import (
 // does not have.
 type Hole struct {
 	Database Key      `json:"database"`
-	Dropped  *Dropped `json:"dropped"` // null where the reason is not known
+	Dropped  *Dropped `json:"dropped"` // null where the reason is another
+	Reason   string   `json:"reason"`  // of repo.Reason
 	Segments int64    `json:"segments"`
 	Start    string   `json:"start"` // first and
 	Stop     string   `json:"stop"`  // last segment
@@ -68,7 +69,11 @@ func (c *collector) holesOf(ctx context.Context, s *Stanza, st *state, cluster f
 	if err != nil {
 		return err
 	}
-	reaches, err := st.repo.Reaches(ctx, id, entries, drops, c.q.Now)
+	known := repo.Known{Drops: drops}
+	if c.q.Thinned != nil {
+		known.Thinned = c.q.Thinned(s.Name, st.repo.Key(), st.backups.Entries(), cluster.ID)
+	}
+	reaches, err := st.repo.Reaches(ctx, id, entries, known, c.q.Now)
 	if err != nil {
 		return err
 	}
@@ -76,12 +81,13 @@ func (c *collector) holesOf(ctx context.Context, s *Stanza, st *state, cluster f
 		st.reaches = map[format.Label]repo.Reach{}
 	}
 	for _, r := range reaches {
-		if len(r.Holes) > 0 {
+		if r.Lacks() != nil {
 			st.reaches[r.Label] = r
 		}
 	}
-	for _, h := range repo.Holes(reaches) {
-		hole := Hole{Database: Key{cluster.ID, st.repo.Key()}, Segments: h.Segments, Start: h.From, Stop: h.To, hole: h}
+	for _, m := range repo.MissingOf(reaches) {
+		h := m.Hole
+		hole := Hole{Database: Key{cluster.ID, st.repo.Key()}, Reason: h.Reason.String(), Segments: h.Segments, Start: h.From, Stop: h.To, hole: h}
 		if d := h.Dropped; d != nil {
 			hole.Dropped = &Dropped{Limit: d.Limit, Start: d.First.Unix(), Stop: d.Last.Unix()}
 		}
@@ -96,12 +102,15 @@ func (b *Backup) reach(r repo.Reach) {
 	for _, tip := range r.Tips {
 		ranges = append(ranges, Range{b.Archive.Stop, &tip})
 	}
-	b.Restorable, b.lacks = &ranges, &r.Holes[0]
+	b.Restorable, b.lacks = &ranges, r.Lacks()
 }
 
-// warnings shows what an operator should act on.
+// warnings shows what an operator should act on. What retention has removed is not of it.
 func (t *text) warnings(s Stanza) {
 	for _, h := range s.Hole {
+		if h.hole.Reason == repo.ReasonExpired {
+			continue
+		}
 		t.add("    warning: %s on repo%d\n", h.hole.Text(t.zone), h.Database.RepoKey)
 	}
 	for _, w := range s.Warning {

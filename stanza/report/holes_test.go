@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -98,9 +99,9 @@ func TestHoles(t *testing.T) {
 		t.Errorf("there is no\n%s\nin\n%s", want, text)
 	}
 	for _, want := range []string{
-		`"hole":[{"database":{"id":1,"repo-key":2},"dropped":{"limit":67108864,"start":1795251600,"stop":1795251600},"segments":3,` +
+		`"hole":[{"database":{"id":1,"repo-key":2},"dropped":{"limit":67108864,"start":1795251600,"stop":1795251600},"reason":"dropped","segments":3,` +
 			`"start":"000000010000000000000008","stop":"00000001000000000000000A"},` +
-			`{"database":{"id":1,"repo-key":2},"dropped":null,"segments":1,"start":"00000001000000000000000B","stop":"00000001000000000000000B"}],"name":"demo"`,
+			`{"database":{"id":1,"repo-key":2},"dropped":null,"reason":"unknown","segments":1,"start":"00000001000000000000000B","stop":"00000001000000000000000B"}],"name":"demo"`,
 		`"restorable":[{"start":"000000010000000000000004","stop":"000000010000000000000007"}],"timestamp"`,
 	} {
 		if strings.Count(data, want) != 1 {
@@ -127,6 +128,43 @@ func TestHoles(t *testing.T) {
 	if text, data := show(t, q, source(t, 1, 3, 5, 13)); !strings.Contains(text, "restorable: no; WAL 000000010000000000000004 is missing (") ||
 		!strings.Contains(data, `"restorable":[],`) {
 		t.Errorf("without the backup's own WAL:\n%s\n%s", text, data)
+	}
+}
+
+// TestHolesExpired: what retention has removed is told where it matters, and not warned of.
+func TestHolesExpired(t *testing.T) {
+	emptied := source(t, 2, 3, 4, 13, 14)
+	const (
+		what = "WAL 000000010000000000000005 to 00000001000000000000000C "
+		to   = "            restorable: to 000000010000000000000004; "
+		hole = `"hole":[{"database":{"id":1,"repo-key":2},"dropped":null,"reason":"%s","segments":8,` +
+			`"start":"000000010000000000000005","stop":"00000001000000000000000C"}]`
+	)
+	q := report.Query{Now: begun.Add(time.Hour), Dropped: func(string) ([]repo.Drop, error) { return nil, nil }}
+	text, data := show(t, q, emptied)
+	if why := what + "is missing (removed by retention, or lost)"; !strings.Contains(text, "    warning: "+why+" on repo2\n") ||
+		!strings.Contains(text, to+why+"\n") || !strings.Contains(data, fmt.Sprintf(hole, "expired-or-lost")) {
+		t.Errorf("where retention is not known:\n%s\n%s", text, data)
+	}
+	q.Thinned = func(stanza string, key int, listed []info.BackupEntry, cluster int) repo.Thinned {
+		if stanza != "demo" || key != 2 || len(listed) != 2 || cluster != 1 {
+			t.Errorf("asked for stanza '%s' in repo%d with %d backups of cluster %d", stanza, key, len(listed), cluster)
+		}
+		return repo.Thinned{From: "000000010000000000000003", To: "00000001000000000000000D"}
+	}
+	text, data = show(t, q, emptied)
+	if strings.Contains(text, "warning") || !strings.Contains(text, to+what+"was removed by retention\n") || !strings.Contains(data, fmt.Sprintf(hole, "expired")) ||
+		!strings.Contains(data, `"restorable":[{"start":"000000010000000000000004","stop":"000000010000000000000004"}],`) {
+		t.Errorf("removed by retention:\n%s\n%s", text, data)
+	}
+	// What is lost beside it is.
+	q.Dropped = func(string) ([]repo.Drop, error) {
+		return []repo.Drop{{From: "00000001000000000000000F", To: "00000001000000000000000F", At: begun.Add(time.Minute), Limit: 64 << 20}}, nil
+	}
+	text, data = show(t, q, emptied)
+	if strings.Count(text, "warning: WAL ") != 1 || !strings.Contains(text, "warning: WAL 00000001000000000000000F is missing (dropped") ||
+		!strings.Contains(data, `"reason":"expired"`) || !strings.Contains(data, `"reason":"dropped"`) {
+		t.Errorf("dropped beside it:\n%s\n%s", text, data)
 	}
 }
 

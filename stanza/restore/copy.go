@@ -5,17 +5,12 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/pgx-backup/pgx/agent/pgdata"
-	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/logging"
 	"github.com/pgx-backup/pgx/internal/parallel"
-	"github.com/pgx-backup/pgx/internal/pipeline"
 	"github.com/pgx-backup/pgx/internal/progress"
 	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/repo/format"
@@ -27,40 +22,56 @@ const controlManifest = format.PGData + "/global/pg_control"
 // outcome says what was done with a file.
 type outcome struct {
 	matched bool
-	worker  int
+	written int64 // of a file in blocks: bytes of the blocks that were written
+	read    bool  // matched is by content, even where size and time decide for others
 }
+
+// job is what a worker does at a time: the names of one file, of files of one bundle that lie together, or of
+// empty ones.
+type job []string
+
+// What one job may hold of a bundle: with more of them the workers would not end together.
+const (
+	jobFiles = 1024
+	jobBytes = 32 << 20
+)
 
 // copyFiles restores all files, the largest first so that the workers end together.
 func (r *run) copyFiles(ctx context.Context, from *repo.Repo, m *manifest.Manifest, sel selection) (Result, error) {
-	order, total := queue(m)
-	res := Result{Files: len(order)}
-	r.meter = progress.New(len(order), total, r.cfg.Progress)
+	jobs, total := queue(m)
+	res := Result{Files: m.Files.Len()}
+	r.meter = progress.New(res.Files, total, r.cfg.Progress)
 
 	workers := make([]int, max(1, r.cfg.ProcessMax))
 	for i := range workers {
 		workers[i] = i + 1
 	}
-	do := func(ctx context.Context, worker int, name string) (outcome, error) {
-		f, _ := m.Files.Find(name)
-		matched, err := r.restoreFile(ctx, from, m, f, sel.zero(name))
-		return outcome{matched, worker}, err
+	type outcomes struct {
+		worker int
+		all    []outcome // of each file of the job
 	}
-	done := func(name string, o outcome) error {
-		f, _ := m.Files.Find(name)
-		res.Bytes += f.Size
-		if o.matched {
-			res.Matched++
+	do := func(ctx context.Context, worker int, j job) (outcomes, error) {
+		all, err := r.restoreJob(ctx, from, m, j, sel)
+		return outcomes{worker, all}, err
+	}
+	done := func(j job, o outcomes) error {
+		for i, name := range j {
+			f, _ := m.Files.Find(name)
+			res.Bytes += f.Size
+			if o.all[i].matched {
+				res.Matched++
+			}
+			r.logFile(f, o.worker, o.all[i], sel.zero(name), res.Bytes, total)
 		}
-		r.logFile(f, o, sel.zero(name), res.Bytes, total)
 		return nil
 	}
-	err := parallel.Run(ctx, workers, slices.Values(order), do, done)
+	err := parallel.Run(ctx, workers, slices.Values(jobs), do, done)
 	return res, err // res is what done made of it
 }
 
-// queue gives the names of all files in the order they are restored: those stored on
-// their own from the largest down, then bundles front to back, empty ones at the end.
-func queue(m *manifest.Manifest) (names []string, total int64) {
+// queue gives all files in the order they are restored: those stored on their own from the
+// largest down, then bundles front to back, empty ones at the end.
+func queue(m *manifest.Manifest) (jobs []job, total int64) {
 	type entry struct {
 		name         string
 		size, offset int64
@@ -87,88 +98,27 @@ func queue(m *manifest.Manifest) (names []string, total int64) {
 		}
 		return cmp.Or(cmp.Compare(a.reference, b.reference), cmp.Compare(a.offset, b.offset), cmp.Compare(a.name, b.name))
 	})
-	names = make([]string, len(all))
+	names := make([]string, len(all))
+	begin, bytes := 0, int64(0)
 	for i, e := range all {
 		names[i] = e.name
-	}
-	return names, total
-}
-
-// restoreFile puts one file in place, or finds that it is there.
-func (r *run) restoreFile(
-	ctx context.Context, from *repo.Repo, m *manifest.Manifest, f manifest.File, zero bool,
-) (matched bool, err error) {
-	meter := r.meter.File(f.Size)
-	defer meter.Done()
-	target := targetFile(f)
-	target.Zero = zero
-	if r.delta {
-		matched, err := r.cfg.Target.Match(ctx, target, pgdata.Compare{
-			Times: r.force, Before: time.Unix(m.CopyStart, 0),
-		})
-		if err != nil || matched {
-			return matched, err
+		bytes += e.size
+		if i+1 < len(all) && bytes < jobBytes && i+1-begin < jobFiles {
+			next := all[i+1]
+			empty := e.size == 0 && next.size == 0
+			if empty || next.size != 0 && e.bundle != 0 && next.bundle == e.bundle && next.reference == e.reference {
+				continue
+			}
 		}
+		jobs = append(jobs, names[begin:i+1])
+		begin, bytes = i+1, 0
 	}
-	if zero || f.Size == 0 {
-		return false, r.cfg.Target.Put(ctx, target, nil)
-	}
-	src := &source{shown: r.shown(f.Name), repo: from.Name(), meter: meter}
-	stored, framing, err := from.OpenFile(ctx, m, f)
-	if err != nil {
-		return false, src.wrap(err)
-	}
-	defer func() { _ = stored.Close() }()
-	content, err := pipeline.NewLoad(stored, pipeline.LoadSpec{
-		Compress: framing.Compress, Raw: framing.Raw, Size: f.Size, SHA1: (*[20]byte)(&f.Checksum),
-	})
-	if err != nil {
-		return false, src.wrap(err)
-	}
-	defer func() { _ = content.Close() }()
-	src.content = content
-	err = r.cfg.Target.Put(ctx, target, src)
-	if errs.CodeOf(err) == errs.Checksum && len(errs.Hints(err)) == 0 {
-		err = src.hint(err) // of another size: the target noticed
-	}
-	return false, err
-}
-
-// source gives the content of a file, verified. It names the file in errors of reading:
-// those of writing name it already.
-type source struct {
-	content     *pipeline.Load
-	shown, repo string
-	meter       *progress.File
-}
-
-// Read gives content; only what has the right checksum ends with io.EOF.
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.content.Read(p)
-	s.meter.Add(int64(n))
-	if err != nil && err != io.EOF {
-		err = s.wrap(err)
-	}
-	return n, err
-}
-
-func (s *source) wrap(err error) error {
-	err = errs.Wrap(err, "error restoring '%s'", s.shown)
-	switch errs.CodeOf(err) {
-	case errs.Checksum, errs.Format, errs.FileMissing:
-		return s.hint(err)
-	}
-	return err
-}
-
-func (s *source) hint(err error) error {
-	return errs.WithHint(err, "the file is damaged or missing in %s: restore another backup with --set, or from another"+
-		" repository with --repo.", s.repo)
+	return jobs, total
 }
 
 // logFile tells of a file in pgBackRest's words.
-func (r *run) logFile(f manifest.File, o outcome, zero bool, done, total int64) {
-	log := r.log.With(logging.Process(o.worker))
+func (r *run) logFile(f manifest.File, worker int, o outcome, zero bool, done, total int64) {
+	log := r.log.With(logging.Process(worker))
 	if !log.Enabled(context.Background(), logging.LevelDetail) {
 		return
 	}
@@ -183,7 +133,7 @@ func (r *run) logFile(f manifest.File, o outcome, zero bool, done, total int64) 
 	}
 	if o.matched {
 		switch {
-		case r.force:
+		case r.force && !o.read:
 			fmt.Fprintf(&b, " - exists and matches size %d and modification time %d", f.Size, f.Timestamp)
 		case f.Size == 0:
 			b.WriteString(" - exists and is zero size")
@@ -198,6 +148,12 @@ func (r *run) logFile(f manifest.File, o outcome, zero bool, done, total int64) 
 			b.WriteString(string(f.Reference) + "/")
 		}
 		fmt.Fprintf(&b, "%d/%d, ", f.Bundle, f.BundleOffset)
+	}
+	if f.BlockMapSize != 0 && !o.matched {
+		b.WriteString("bi ")
+		if o.written != f.Size {
+			b.WriteString(sizeText(o.written) + "/")
+		}
 	}
 	fmt.Fprintf(&b, "%s, %s)", sizeText(f.Size), percent(done, total))
 	if f.Size != 0 && !zero {

@@ -142,24 +142,6 @@ func TestHostileManifest(t *testing.T) {
 	}
 }
 
-// A backup in blocks is refused in words before anything is touched.
-func TestBlockIncremental(t *testing.T) {
-	dir := vector(t, "bundle-zst")
-	labels, err := filepath.Glob(dir + "/repo/backup/demo/*F")
-	must(t, err)
-	label := filepath.Base(labels[0])
-	edit(t, stored(dir, label, "backup.manifest"), func(s string) string {
-		return strings.Replace(s, `pg_data/base/1/1255={`, `pg_data/base/1/1255={"bi":1,"bim":10,`, 1)
-	})
-	j := newJob(t, dir+"/repo")
-	j.Set = label
-	_, err = j.run(t)
-	wantError(t, err, errs.FeatureNotSupported, "file 'pg_data/base/1/1255' is stored block by block (option repo-block)")
-	if j.exists("") {
-		t.Error("something was written")
-	}
-}
-
 // stopping ends a restore at its nth step of a kind, as a signal would.
 type stopping struct {
 	agent.Target
@@ -167,9 +149,17 @@ type stopping struct {
 	cancel context.CancelFunc
 }
 
-func (s *stopping) Match(ctx context.Context, f pgdata.TargetFile, how pgdata.Compare) (bool, error) {
-	s.step()
-	return s.Target.Match(ctx, f, how)
+func (s *stopping) Match(ctx context.Context, files []pgdata.TargetFile, how pgdata.Compare) ([]bool, error) {
+	var all []bool
+	for i := range files {
+		s.step()
+		matches, err := s.Target.Match(ctx, files[i:i+1], how)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, matches...)
+	}
+	return all, nil
 }
 
 func (s *stopping) Write(ctx context.Context, name string, content []byte) error {

@@ -24,7 +24,7 @@ import (
 // Config is all that a restore is told. Fields are named like the options they come
 // from; what has a zero value is not set.
 type Config struct {
-	Repos  []*repo.Repo // to look for the backup in, in this order
+	Repos  []repo.Place // to look for the backup in, in this order
 	Target agent.Target
 	PGPath string // the data directory, absolute, as Target has it
 	Log    *slog.Logger
@@ -152,14 +152,24 @@ func (r *run) load(ctx context.Context, from *repo.Repo, label format.Label) (*m
 	if err := m.ValidateChecksums(); err != nil {
 		return nil, err
 	}
-	for f := range m.Files.All() {
-		if f.BlockMapSize > 0 {
-			return nil, errs.New(errs.FeatureNotSupported,
-				"backup set %s cannot be restored: file '%s' is stored block by block (option repo-block), which is not supported yet",
-				label, f.Name)
-		}
+	if err := checkBlocks(ctx, from, m); err != nil {
+		return nil, err
 	}
 	return m, nil
+}
+
+// checkBlocks refuses what is stored in the blocks of a release before 2.46, in a format that was given up.
+func checkBlocks(ctx context.Context, from *repo.Repo, m *manifest.Manifest) error {
+	known, err := from.BackupInfo(ctx)
+	if err != nil {
+		return err
+	}
+	if label, program := known.BetaBlocks(m); label != "" {
+		return errs.WithHint(errs.New(errs.FeatureNotSupported,
+			"backup set %s cannot be restored: backup %s has files in blocks (option repo-block) as only pgBackRest %s stored them",
+			m.Label, label, program), "restore it with pgBackRest %s.", program)
+	}
+	return nil
 }
 
 // restore does, or tells, what has been decided.
@@ -203,7 +213,9 @@ func (r *run) restore(ctx context.Context, from *repo.Repo, m *manifest.Manifest
 		return r.tell(ctx, from, m, g)
 	}
 
-	if err := r.cfg.Target.Begin(ctx, layout, m.Write); err != nil {
+	marker := *m
+	marker.CipherPass = "" // nobody needs it there
+	if err := r.cfg.Target.Begin(ctx, layout, marker.Write); err != nil {
 		return Result{}, err
 	}
 	res, err := r.copyFiles(ctx, from, m, selected)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -15,13 +16,18 @@ import (
 // selectSet finds the backup to restore: in the first repository that has one which
 // will do. A repository that cannot be read is warned of and passed over.
 func (r *run) selectSet(ctx context.Context, g goal) (*repo.Repo, format.Label, error) {
-	for _, from := range r.cfg.Repos {
-		known, err := from.BackupInfo(ctx)
+	var unread []string
+	for _, place := range r.cfg.Repos {
+		from, known, err := open(ctx, place)
 		if ctx.Err() != nil {
 			return nil, "", ctx.Err()
 		}
 		if err != nil {
-			r.log.Warn(fmt.Sprintf("%s: [%s] %s", from.Name(), errs.CodeOf(err), err))
+			if from == nil && len(r.cfg.Repos) == 1 {
+				return nil, "", err // there is nothing else to say
+			}
+			unread = append(unread, place.Name())
+			r.log.Warn(fmt.Sprintf("%s: [%s] %s", place.Name(), errs.CodeOf(err), err))
 			continue
 		}
 		backups := known.Entries()
@@ -30,21 +36,53 @@ func (r *run) selectSet(ctx context.Context, g goal) (*repo.Repo, format.Label, 
 			continue
 		}
 		label, err := r.selectIn(from, known, backups, g)
+		if label != "" {
+			r.warnOfRecovery(unread, place)
+		}
 		if err != nil || label != "" {
 			return from, label, err
 		}
 	}
+	err := r.noSet(g)
+	if len(unread) > 0 {
+		err = errs.WithHint(err, "%s could not be read, see the warning: the backup may be there", strings.Join(unread, ", "))
+	}
+	return nil, "", err
+}
+
+// noSet is that no repository has what is asked for.
+func (r *run) noSet(g goal) error {
 	switch {
 	case r.cfg.Set != "":
-		return nil, "", errs.New(errs.BackupSetInvalid, "backup set %s is not valid", r.cfg.Set)
+		return errs.New(errs.BackupSetInvalid, "backup set %s is not valid", r.cfg.Set)
 	case g.kind == Time:
-		return nil, "", errs.New(errs.BackupSetInvalid,
-			"unable to find backup set with stop time less than '%s'", r.cfg.TargetValue)
+		return errs.New(errs.BackupSetInvalid, "unable to find backup set with stop time less than '%s'", r.cfg.TargetValue)
 	case g.kind == LSN:
-		return nil, "", errs.New(errs.BackupSetInvalid,
-			"unable to find backup set with lsn less than or equal to '%s'", r.cfg.TargetValue)
+		return errs.New(errs.BackupSetInvalid, "unable to find backup set with lsn less than or equal to '%s'", r.cfg.TargetValue)
 	}
-	return nil, "", errs.New(errs.BackupSetInvalid, "no backup set found to restore")
+	return errs.New(errs.BackupSetInvalid, "no backup set found to restore")
+}
+
+// open opens a repository and loads its list of backups. Next to an error the repository is nil if
+// it was not even opened.
+func open(ctx context.Context, place repo.Place) (*repo.Repo, *info.Backup, error) {
+	from, err := place.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := from.BackupInfo(ctx)
+	return from, known, err
+}
+
+// warnOfRecovery tells that what could not be read for the restore is needed for what follows:
+// archive-get takes no repository for the end of all WAL while another cannot be asked.
+func (r *run) warnOfRecovery(unread []string, from repo.Place) {
+	if t := r.cfg.Type; len(unread) == 0 || t == None || t == Standby {
+		return
+	}
+	names := strings.Join(unread, ", ")
+	r.log.Warn(fmt.Sprintf("recovery asks every repository for WAL, and is aborted while one cannot be asked, as now %s"+
+		"\nHINT: to do without it restore with --repo=%d, which recovery then goes by too.", names, from.Key))
 }
 
 // selectIn chooses among the backups of one repository, oldest first; none is "".

@@ -3,11 +3,13 @@ package restore_test
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgx-backup/pgx/internal/errs"
+	"github.com/pgx-backup/pgx/repo"
 	"github.com/pgx-backup/pgx/stanza/restore"
 )
 
@@ -80,8 +82,8 @@ func TestSelect(t *testing.T) {
 }
 
 func TestSelectPassesOverRepositories(t *testing.T) {
-	repo := vector(t, "timeline-gz") + "/repo"
-	j := newJob(t, t.TempDir(), repo)
+	dir := vector(t, "timeline-gz") + "/repo"
+	j := newJob(t, t.TempDir(), dir)
 	j.DryRun = true
 	res := j.mustRun(t)
 	if res.Repo != "repo2" || res.Label != third {
@@ -89,9 +91,29 @@ func TestSelectPassesOverRepositories(t *testing.T) {
 	}
 	j.log.has(t, "repo1: [FileMissingError] unable to load info file")
 
+	j.log.has(t, "recovery asks every repository for WAL, and is aborted while one cannot be asked, as now repo1"+`\n`+
+		"HINT: to do without it restore with --repo=2, which recovery then goes by too.")
+
 	j = newJob(t, t.TempDir())
 	_, err := j.run(t)
 	wantError(t, err, errs.BackupSetInvalid, "no backup set found to restore")
+
+	// Nothing is opened behind the one that will do; one that cannot be opened is passed over too.
+	closed := func(context.Context) (*repo.Repo, error) { return nil, errs.New(errs.HostConnect, "no answer") }
+	j = newJob(t, dir)
+	j.DryRun = true
+	j.Repos = append(j.Repos, repo.Place{Key: 7, Open: closed})
+	if res := j.mustRun(t); res.Repo != "repo1" || strings.Contains(j.log.text(), "repo7") {
+		t.Errorf("chose %s of %s\n%s", res.Label, res.Repo, j.log.text())
+	}
+	slices.Reverse(j.Repos)
+	if res := j.mustRun(t); res.Repo != "repo1" {
+		t.Errorf("chose %s of %s", res.Label, res.Repo)
+	}
+	j.log.has(t, "repo7: [HostConnectError] no answer")
+	j.Repos = j.Repos[:1]
+	_, err = j.run(t)
+	wantError(t, err, errs.HostConnect, "no answer")
 }
 
 func TestDryRunTells(t *testing.T) {

@@ -108,11 +108,25 @@ func (b *Backup) Add(e BackupEntry) {
 	b.entries = slices.Insert(b.entries, i, e)
 }
 
-// Remove takes a backup off the list. Its dependents stay: see Dependents.
-func (b *Backup) Remove(label format.Label) {
-	if i, found := b.search(label); found {
-		b.entries = slices.Delete(b.entries, i, i+1)
+// Remove takes backups off the list. Their dependents stay: see Dependents.
+func (b *Backup) Remove(labels ...format.Label) {
+	if len(labels) == 1 {
+		if i, found := b.search(labels[0]); found {
+			b.entries = slices.Delete(b.entries, i, i+1)
+		}
+		return
 	}
+	gone := make(map[format.Label]bool, len(labels))
+	for _, l := range labels {
+		gone[l] = true
+	}
+	b.entries = slices.DeleteFunc(b.entries, func(e BackupEntry) bool { return gone[e.Label] })
+}
+
+// HasSet says whether any backup of the set of one is listed.
+func (b *Backup) HasSet(label format.Label) bool {
+	i, _ := b.search(label.Full()) // it and all of its set come together
+	return i < len(b.entries) && b.entries[i].Label.Full() == label.Full()
 }
 
 // Dependents gives the backups that cannot be restored without that of label, oldest first:
@@ -127,6 +141,39 @@ func (b *Backup) Dependents(label format.Label) []format.Label {
 		}
 	}
 	return list
+}
+
+// BetaBlocks gives a backup that m needs which has files in blocks in a format that was given up, as pgBackRest stored them before
+// 2.46, and the program that made it; empty if there is none. Nothing but the program tells that format from today's. It does not matter
+// whether m itself was made with block incremental: it may refer to what an older backup has in blocks.
+func (b *Backup) BetaBlocks(m *manifest.Manifest) (label format.Label, program string) {
+	holders := map[format.Label]bool{}
+	for f := range m.Files.All() {
+		switch {
+		case f.BlockMapSize == 0:
+		case f.Reference == "":
+			holders[m.Label] = true
+		default:
+			holders[f.Reference] = true
+		}
+	}
+	if len(holders) == 0 {
+		return "", ""
+	}
+	for _, label := range m.References {
+		e := b.Entry(label)
+		program := ""
+		switch {
+		case label == m.Label:
+			program = m.Program
+		case e != nil && (e.MapSize != nil || holders[label]): // the blocks of a file may be in more backups than its map
+			program = e.Made
+		}
+		if strings.HasPrefix(program, "2.44") || strings.HasPrefix(program, "2.45") {
+			return label, program
+		}
+	}
+	return "", ""
 }
 
 // NewEntry makes the entry of a finished backup from its manifest.

@@ -49,7 +49,7 @@ func TestGoldenBackups(t *testing.T) {
 		}
 		for _, listed := range b.Entries() {
 			entries++
-			m, err := manifest.Parse(manifests[path.Join(path.Dir(name), string(listed.Label), "backup.manifest")])
+			m, err := manifest.Read(bytes.NewReader(manifests[path.Join(path.Dir(name), string(listed.Label), "backup.manifest")]))
 			if err != nil {
 				t.Errorf("%s: %v", listed.Label, err)
 				continue

@@ -2,9 +2,13 @@ package ini_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/format/ini"
@@ -181,6 +185,49 @@ func keepAll(text []byte) ([]byte, error) {
 	var b bytes.Buffer
 	err := ini.NewWriter(&b, s.Version(), &kept).Close()
 	return b.Bytes(), err
+}
+
+// A stream shows the rows that the text in memory has, wherever its parts begin, and says what
+// became of it.
+func TestStream(t *testing.T) {
+	var body strings.Builder
+	body.WriteString("[s]\n")
+	for i := range 20_000 {
+		fmt.Fprintf(&body, "key-%d=\"%s\"\n", i, strings.Repeat("v", i*i%311))
+	}
+	fmt.Fprintf(&body, "long=\"%s\"\nlast=1", strings.Repeat("x", 300_000))
+	text := file(t, body.String())
+	want, err := rows(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := func(src io.Reader) (list []string, err error) {
+		s := ini.NewStream(src)
+		for s.Next() {
+			list = append(list, fmt.Sprintf("%s|%s|%s", s.Section(), s.Key(), s.Value()))
+		}
+		return list, s.Err()
+	}
+	for name, src := range map[string]io.Reader{
+		"whole": strings.NewReader(text), "halves": iotest.HalfReader(strings.NewReader(text)),
+		"end with data": iotest.DataErrReader(strings.NewReader(text)),
+	} {
+		if got, err := stream(src); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %d rows of %d, %v", name, len(got), len(want), err)
+		}
+	}
+	if got, err := stream(strings.NewReader(text[:len(text)-1])); err != nil || len(got) != len(want) {
+		t.Errorf("without a last line feed: %d rows, %v", len(got), err)
+	}
+	if _, err := stream(strings.NewReader(text[:len(text)/2])); errs.CodeOf(err) != errs.Format {
+		t.Errorf("half a text: %v", err)
+	}
+	broken := errors.New("broken")
+	for _, after := range []int{0, 10, 64 << 10, len(text) - 1, len(text)} {
+		if _, err := stream(io.MultiReader(strings.NewReader(text[:after]), iotest.ErrReader(broken))); err != broken {
+			t.Errorf("broken after %d bytes: %v", after, err)
+		}
+	}
 }
 
 func TestGoldenFilesAreKept(t *testing.T) {

@@ -4,19 +4,24 @@ import (
 	"bytes"
 	"crypto/sha1"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"hash"
+	"io"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/format"
 )
 
-// Scanner goes through the rows of a file that is in memory. It checks the format
-// number and the checksum and keeps the version; these rows it does not show.
+// Scanner goes through the rows of a file. It checks the format number and the checksum
+// and keeps the version; these rows it does not show.
 //
 // The checksum is known only at the end: what was read is to be used only after Next
 // has said false and Err nil.
 type Scanner struct {
 	rest    []byte
+	src     io.Reader // of what comes after rest; nil when that is all
+	buf     []byte    // that rest is in; nil if it is the caller's
 	line    int
 	section string
 	key     []byte
@@ -31,29 +36,41 @@ type Scanner struct {
 	err error
 }
 
+// streamBuffer is how much a scanner of a stream has in memory, unless a line is longer.
+const streamBuffer = 64 << 10
+
+// ErrOtherFormat is in the error about a file of another repository format than ours.
+var ErrOtherFormat = errors.New("another repository format")
+
 // NewScanner begins a scan of text, which is not changed and must stay as it is until
 // the end of the scan.
 func NewScanner(text []byte) *Scanner {
 	s := &Scanner{rest: text}
 	s.sum.begin()
-	// pgBackRest reads lines as C strings: what follows a NUL would be there for one
-	// reader and not for the other.
-	if at := bytes.IndexByte(text, 0); at >= 0 {
-		s.err = errs.New(errs.Format, "null character at line %d", 1+bytes.Count(text[:at], []byte{'\n'}))
-	}
+	return s
+}
+
+// NewStream begins a scan of what src gives. No more than a part of it is in memory at once.
+func NewStream(src io.Reader) *Scanner {
+	s := &Scanner{src: src, buf: make([]byte, streamBuffer)}
+	s.sum.begin()
 	return s
 }
 
 // Next goes to the next row and says whether there is one.
 func (s *Scanner) Next() bool {
-	for s.err == nil && len(s.rest) > 0 {
-		line := s.rest
-		if end := bytes.IndexByte(line, '\n'); end >= 0 {
-			line, s.rest = line[:end], line[end+1:]
-		} else {
-			s.rest = nil
+	for s.err == nil {
+		line, more := s.nextLine()
+		if !more {
+			break
 		}
 		s.line++
+		// pgBackRest reads lines as C strings: what follows a NUL would be there for one
+		// reader and not for the other.
+		if bytes.IndexByte(line, 0) >= 0 {
+			s.err = errs.New(errs.Format, "null character at line %d", s.line)
+			return false
+		}
 		switch {
 		case len(line) == 0:
 		case line[0] == '[' && line[len(line)-1] == ']':
@@ -75,6 +92,39 @@ func (s *Scanner) Next() bool {
 		s.finish()
 	}
 	return false
+}
+
+// nextLine gives the next line without its end. It is valid until the next call.
+func (s *Scanner) nextLine() (line []byte, more bool) {
+	for searched := 0; ; {
+		if end := bytes.IndexByte(s.rest[searched:], '\n'); end >= 0 {
+			line, s.rest = s.rest[:searched+end], s.rest[searched+end+1:]
+			return line, true
+		}
+		if s.src == nil {
+			line, s.rest = s.rest, nil
+			return line, len(line) > 0 && s.err == nil
+		}
+		searched = len(s.rest)
+		s.fill()
+	}
+}
+
+// fill reads on behind rest.
+func (s *Scanner) fill() {
+	buf := s.buf
+	if len(s.rest) > len(buf)/2 {
+		buf = make([]byte, 2*len(buf))
+	}
+	n := copy(buf, s.rest)
+	read, err := io.ReadFull(s.src, buf[n:])
+	if err != nil {
+		s.src = nil
+		if err != io.EOF && err != io.ErrUnexpectedEOF {
+			s.err = err
+		}
+	}
+	s.buf, s.rest = buf, buf[:n+read]
 }
 
 // split takes a line apart into key and value and adds it to the checksum.
@@ -124,7 +174,9 @@ func (s *Scanner) own() bool {
 	case keyFormat:
 		n, err := Uint64(s.value)
 		if err == nil && n != format.Format {
-			err = errs.New(errs.Format, "expected format %d but found %d", format.Format, n)
+			err = &errs.Error{
+				Code: errs.Format, Message: fmt.Sprintf("expected format %d but found %d", format.Format, n), Err: ErrOtherFormat,
+			}
 		}
 		s.format, s.err = true, err
 	case keyVersion:
@@ -154,17 +206,19 @@ func (s *Scanner) finish() {
 // Section gives the section of the row.
 func (s *Scanner) Section() string { return s.section }
 
-// Key gives the key of the row. It aliases the text.
+// Key gives the key of the row. It is valid until the next call of Next.
 func (s *Scanner) Key() []byte { return s.key }
 
-// Value gives the raw value of the row, which Validate has passed. It aliases the text.
+// Value gives the raw value of the row, which Validate has passed. It is valid until the next
+// call of Next.
 func (s *Scanner) Value() []byte { return s.value }
 
 // Version gives the program that wrote the file, from backrest-version.
 func (s *Scanner) Version() string { return s.version }
 
 // Err says what ended the scan early: a Format error for text that is not of this
-// dialect or format, a Checksum error for a sum that is missing or another.
+// dialect or format, a Checksum error for a sum that is missing or another, and what the
+// stream gave.
 func (s *Scanner) Err() error { return s.err }
 
 // Wrong gives err with the section and key of the row the scanner is at, for what a

@@ -10,7 +10,7 @@ import (
 	"github.com/pgx-backup/pgx/repo/format"
 )
 
-// Check makes sure that the manifest can be written and restored without harm. Parse and
+// Check makes sure that the manifest can be written and restored without harm. Read and
 // Write call it. It is a Format error, which names the entry, when
 //
 //   - a name is not below pg_data or a tablespace, has an empty, "." or ".." element, a NUL
@@ -270,11 +270,13 @@ func (m *Manifest) checkFiles() error {
 	f.sort()
 	f.compact()
 	dir := ""
-	for i := range f.records {
-		r := &f.records[i]
-		if i > 0 && r.name == f.records[i-1].name {
+	before := ""
+	for i := range f.records.n {
+		r := f.records.at(i)
+		if i > 0 && r.name == before {
 			return twice("file", r.name)
 		}
+		before = r.name
 		// Most files are in the directory of the one before, whose place has been checked.
 		in, _, valid := splitName(r.name)
 		if !valid || in == "" || in != dir {

@@ -3,7 +3,7 @@ package manifest
 import (
 	"iter"
 	"math"
-	"slices"
+	"sort"
 	"strings"
 
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -71,7 +71,7 @@ type File struct {
 // collector has little to follow. The file values given and taken are built from and
 // taken apart into records; the texts in them are shared.
 type Files struct {
-	records []record
+	records records
 	dirty   bool // not sorted
 	removed int  // records that wait to be dropped
 
@@ -143,7 +143,7 @@ func (a *arena) text(name []byte) string {
 }
 
 // Len gives the number of files.
-func (f *Files) Len() int { return len(f.records) - f.removed }
+func (f *Files) Len() int { return f.records.n - f.removed }
 
 // Add adds a file that was just found: an OriginalSize of 0 becomes Size. Names are
 // checked by Manifest.Check, numbers here; one that cannot be is a Format error.
@@ -161,9 +161,9 @@ func (f *Files) Add(file File) error {
 }
 
 func (f *Files) add(r record) {
-	n := len(f.records)
-	f.dirty = f.dirty || n > 0 && f.records[n-1].name >= r.name
-	f.records = append(f.records, r)
+	n := f.records.n
+	f.dirty = f.dirty || n > 0 && f.records.at(n-1).name >= r.name
+	f.records.add(r)
 }
 
 // Find gives the file of that name.
@@ -172,7 +172,7 @@ func (f *Files) Find(name string) (File, bool) {
 	if !found {
 		return File{}, false
 	}
-	return f.file(&f.records[i]), true
+	return f.file(f.records.at(i)), true
 }
 
 // Set replaces the file that has the name of this one, such as after it was copied. A
@@ -182,12 +182,13 @@ func (f *Files) Set(file File) error {
 	if !found {
 		return errs.New(errs.Format, "file '%s' is not in the manifest", file.Name)
 	}
-	r, err := f.record(file, f.records[i].pageErrors)
+	at := f.records.at(i)
+	r, err := f.record(file, at.pageErrors)
 	if err != nil {
 		return err
 	}
-	r.name = f.records[i].name
-	f.records[i] = r
+	r.name = at.name
+	*at = r
 	return nil
 }
 
@@ -196,7 +197,7 @@ func (f *Files) Set(file File) error {
 func (f *Files) Remove(name string) bool {
 	i, found := f.search(name)
 	if found {
-		f.records[i].state |= removed
+		f.records.at(i).state |= removed
 		f.removed++
 	}
 	return found
@@ -207,8 +208,8 @@ func (f *Files) Remove(name string) bool {
 func (f *Files) All() iter.Seq[File] {
 	return func(yield func(File) bool) {
 		f.sort()
-		for i := range f.records {
-			if f.records[i].state&removed == 0 && !yield(f.file(&f.records[i])) {
+		for i := range f.records.n {
+			if r := f.records.at(i); r.state&removed == 0 && !yield(f.file(r)) {
 				return
 			}
 		}
@@ -221,8 +222,8 @@ func (f *Files) search(name string) (int, bool) {
 	if f.dirty {
 		f.sort()
 	}
-	i, found := slices.BinarySearchFunc(f.records, name, func(r record, name string) int { return strings.Compare(r.name, name) })
-	return i, found && f.records[i].state&removed == 0
+	i, found := sort.Find(f.records.n, func(i int) int { return strings.Compare(name, f.records.at(i).name) })
+	return i, found && f.records.at(i).state&removed == 0
 }
 
 // sort puts the records in order and drops removed ones where it must move them anyway.
@@ -231,13 +232,13 @@ func (f *Files) sort() {
 		return
 	}
 	f.compact()
-	slices.SortFunc(f.records, func(a, b record) int { return strings.Compare(a.name, b.name) })
+	f.records.sort()
 	f.dirty = false
 }
 
 func (f *Files) compact() {
 	if f.removed > 0 {
-		f.records = slices.DeleteFunc(f.records, func(r record) bool { return r.state&removed != 0 })
+		f.records.drop(func(r *record) bool { return r.state&removed != 0 })
 		f.removed = 0
 	}
 }

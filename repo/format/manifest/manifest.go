@@ -10,7 +10,7 @@
 // when they are first looked up, checked or written.
 //
 // A Manifest is not safe for use by several goroutines while one of them changes it.
-// After Parse or Check, until the next change, they may all read it.
+// After Read or Check, until the next change, they may all read it.
 package manifest
 
 import (

@@ -2,11 +2,14 @@ package manifest_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/format"
@@ -25,7 +28,7 @@ func write(t testing.TB, m *manifest.Manifest) []byte {
 
 func parse(t testing.TB, text []byte) *manifest.Manifest {
 	t.Helper()
-	m, err := manifest.Parse(text)
+	m, err := manifest.Read(bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +37,7 @@ func parse(t testing.TB, text []byte) *manifest.Manifest {
 
 // sign gives a changed text the checksum it needs, which the error of the parser tells.
 func sign(body string) []byte {
-	_, err := manifest.Parse([]byte(body))
+	_, err := manifest.Read(strings.NewReader(body))
 	_, sum, found := strings.Cut(fmt.Sprint(err), "actual '")
 	at := strings.LastIndex(body, "backrest-checksum=")
 	if !found || at < 0 || len(sum) < 40 {
@@ -45,7 +48,7 @@ func sign(body string) []byte {
 
 func TestGolden(t *testing.T) {
 	for name, text := range golden.Files(t, "backup.manifest") {
-		m, err := manifest.Parse(text)
+		m, err := manifest.Read(bytes.NewReader(text))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -430,12 +433,75 @@ func TestUnknownIsKept(t *testing.T) {
 		s = strings.Replace(s, change[0], change[1], 1)
 	}
 	want := sign(s)
-	m, err := manifest.Parse(want)
+	m, err := manifest.Read(bytes.NewReader(want))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := write(t, m); !bytes.Equal(got, want) {
 		t.Errorf("wrote\n%s\nwant\n%s", got, want)
+	}
+}
+
+// Files that come in no order, many more than are kept together, come out in order, without those
+// removed, and a stream gives the same as the text.
+func TestManyFiles(t *testing.T) {
+	const n = 10_000
+	m := sample(t)
+	had := m.Files.Len()
+	names := map[string]int64{}
+	for i := range n {
+		at := (i*7919 + 13) % n
+		f := manifest.File{Name: fmt.Sprintf("pg_data/base/%d", 100+at), Size: int64(at), RepoSize: int64(at), Timestamp: 1, Checksum: manifest.SHA1{1}}
+		f.Mode = 0o600
+		if err := m.Files.Add(f); err != nil {
+			t.Fatal(err)
+		}
+		names[f.Name] = f.Size
+		if i%1000 == 999 { // sorts, and removes of what is sorted
+			gone := fmt.Sprintf("pg_data/base/%d", 100+at)
+			if !m.Files.Remove(gone) || m.Files.Remove(gone) {
+				t.Fatalf("%s was not there once", gone)
+			}
+			delete(names, gone)
+		}
+	}
+	check := func(what string, m *manifest.Manifest) {
+		t.Helper()
+		if got := m.Files.Len(); got != had+len(names) {
+			t.Errorf("%s: %d files, want %d", what, got, had+len(names))
+		}
+		before, seen := "", 0
+		for f := range m.Files.All() {
+			if f.Name <= before {
+				t.Fatalf("%s: '%s' comes after '%s'", what, f.Name, before)
+			}
+			before = f.Name
+			if size, added := names[f.Name]; added {
+				seen++
+				if got, found := m.Files.Find(f.Name); f.Size != size || !found || got.Size != size {
+					t.Errorf("%s: %s is %+v, found %+v", what, f.Name, f, got)
+				}
+			}
+		}
+		if seen != len(names) {
+			t.Errorf("%s: %d files, want %d", what, seen, len(names))
+		}
+	}
+	check("added", m)
+	text := write(t, m)
+	check("written", m)
+	check("parsed", parse(t, text))
+	read, err := manifest.Read(iotest.HalfReader(bytes.NewReader(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("read", read)
+	if got := write(t, read); !bytes.Equal(got, text) {
+		t.Error("what was read comes out changed")
+	}
+	broken := errors.New("broken")
+	if _, err := manifest.Read(io.MultiReader(bytes.NewReader(text[:len(text)/2]), iotest.ErrReader(broken))); err != broken {
+		t.Errorf("a stream that breaks: %v", err)
 	}
 }
 
@@ -550,13 +616,13 @@ func TestParseRefuses(t *testing.T) {
 			if !strings.Contains(was, test.change[0]) {
 				t.Fatalf("nothing to change: %s", test.change[0])
 			}
-			m, err := manifest.Parse(sign(strings.Replace(was, test.change[0], test.change[1], 1)))
+			m, err := manifest.Read(bytes.NewReader(sign(strings.Replace(was, test.change[0], test.change[1], 1))))
 			if m != nil || errs.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.message) {
 				t.Errorf("error is %v (%v)", err, errs.CodeOf(err))
 			}
 		})
 	}
-	if _, err := manifest.Parse([]byte(strings.Replace(was, `"size":3`, `"size":4`, 1))); errs.CodeOf(err) != errs.Checksum {
+	if _, err := manifest.Read(strings.NewReader(strings.Replace(was, `"size":3`, `"size":4`, 1))); errs.CodeOf(err) != errs.Checksum {
 		t.Errorf("a changed file gives %v", err)
 	}
 }
@@ -623,7 +689,7 @@ func TestCheckLinks(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(write(f, sample(f)))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := manifest.Parse(sign(string(text)))
+		m, err := manifest.Read(bytes.NewReader(sign(string(text))))
 		if err != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/hex"
+	"io"
 	"strconv"
 	"strings"
 
@@ -28,34 +29,26 @@ const (
 	sectionPathDefault = "target:path:default"
 )
 
-// Parse reads a manifest, finished or not. It keeps nothing of text.
+// Read reads a manifest, finished or not, of whose text it has no more than a part in memory at once.
 //
 // What is no manifest of format 5, or has a name or number that a restore could come to
 // harm by, is a Format error that names it; a value of the wrong type is JSONFormat, and a
-// file that changed since it was written Checksum.
-func Parse(text []byte) (*Manifest, error) {
-	p := parser{m: &Manifest{}, s: ini.NewScanner(text)}
-	p.m.Files.reserve(text)
-	for p.s.Next() {
+// file that changed since it was written Checksum. An error of src comes as it is.
+func Read(src io.Reader) (*Manifest, error) {
+	s := ini.NewStream(src)
+	p := parser{m: &Manifest{}, s: s}
+	for s.Next() {
 		if err := p.row(); err != nil {
-			return nil, p.s.Wrong(err)
+			return nil, s.Wrong(err)
 		}
 	}
-	if err := p.s.Err(); err != nil {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
 	if err := p.finish(); err != nil {
 		return nil, err
 	}
 	return p.m, nil
-}
-
-// reserve makes room for the files of text at once. A row of a file has a line of its
-// own and at least as many bytes as the shortest there can be, so that a hostile text
-// cannot ask for more than four times its own size.
-func (f *Files) reserve(text []byte) {
-	const shortest = len(`pg_data/x={"size":0,"timestamp":0}`)
-	f.records = make([]record, 0, min(bytes.Count(text, []byte{'\n'}), len(text)/shortest))
 }
 
 type parser struct {
@@ -602,7 +595,7 @@ func (p *parser) referenceNumber(raw []byte) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	p.reference, p.number = raw, p.m.Files.references.put(l)
+	p.reference, p.number = append(p.reference[:0], raw...), p.m.Files.references.put(l)
 	return p.number, nil
 }
 

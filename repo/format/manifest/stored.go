@@ -65,8 +65,8 @@ type Sums struct {
 // Sums adds up the files.
 func (m *Manifest) Sums() Sums {
 	var s Sums
-	for i := range m.Files.records {
-		r := &m.Files.records[i]
+	for i := range m.Files.records.n {
+		r := m.Files.records.at(i)
 		if r.state&removed != 0 {
 			continue
 		}

@@ -40,8 +40,8 @@ func (m *Manifest) Write(w io.Writer) error {
 	if m.Annotations != nil {
 		z.Strings(sectionMetadata, "annotation", m.Annotations)
 	}
-	for i := range m.Files.records {
-		m.writeFile(z, &m.Files.records[i])
+	for i := range m.Files.records.n {
+		m.writeFile(z, m.Files.records.at(i))
 	}
 	writeDefault(z, sectionFileDefault, m.FileDefault.Owner, &m.FileDefault.Mode)
 	if len(m.Links.All()) > 0 {
