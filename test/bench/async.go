@@ -20,7 +20,6 @@ import (
 
 // asyncSettings is what the command line says of the part async.
 type asyncSettings struct {
-	rounds   int
 	segments int // that wait, and that a recovery goes through
 	steady   time.Duration
 }
@@ -51,8 +50,9 @@ func inBackground(ctx context.Context, common contest, tools []*tool, report *re
 	}
 	defer func() { err = errors.Join(err, common.hosts.stop()) }()
 
+	common.m.services = common.hosts.group
 	common.wal = src.wal
-	found := &findings{Segments: len(src.wal), Steady: common.async.steady.Seconds(), Rounds: common.async.rounds}
+	found := &findings{Segments: len(src.wal), Steady: common.async.steady.Seconds(), Rounds: common.rounds}
 	report.Async = found
 	archive, err := src.archive(ctx, common, tools[0])
 	if err != nil {
@@ -64,14 +64,18 @@ func inBackground(ctx context.Context, common contest, tools []*tool, report *re
 		run  func(ctx context.Context, c contest, found *findings) error
 	}{
 		{"backlog", src.backlog},
+		{"backlog on one host", func(ctx context.Context, c contest, found *findings) error {
+			c.hosts, c.m.services = nil, nil
+			return src.backlog(ctx, c, found)
+		}},
 		{"recovery", func(ctx context.Context, c contest, found *findings) error {
 			c.store = archive
 			return src.recovery(ctx, c, found)
 		}},
 		{"steady", src.steady},
 	} {
-		for round := range common.async.rounds {
-			fmt.Fprintf(os.Stderr, "round %d of %d, async, %s\n", round+1, common.async.rounds, part.name)
+		for round := range common.rounds {
+			fmt.Fprintf(os.Stderr, "round %d of %d, async, %s\n", round+1, common.rounds, part.name)
 			for _, t := range tools {
 				c := common
 				c.tool = t
@@ -119,11 +123,12 @@ const workerWait = time.Minute
 
 // settle ends what the contest has left in the background.
 func (c contest) settle(ctx context.Context) error {
-	locks := c.path("lock-" + pgHost)
+	locks := c.path("lock-" + c.config(pgHost))
 	if err := os.MkdirAll(locks, 0o755); err != nil {
 		return err
 	}
-	if err := c.m.writeFile(filepath.Join(locks, "all.stop"), nil); err != nil {
+	stop := filepath.Join(locks, "all.stop")
+	if err := c.m.writeFile(stop, nil); err != nil {
 		return err
 	}
 	limit, tick := time.After(workerWait), time.NewTicker(20*time.Millisecond)
@@ -131,7 +136,7 @@ func (c contest) settle(ctx context.Context) error {
 	for {
 		pids, err := c.workers()
 		if err != nil || len(pids) == 0 {
-			return err
+			return errors.Join(err, os.Remove(stop))
 		}
 		select {
 		case <-tick.C:
@@ -160,7 +165,7 @@ func (c contest) workers() (pids []int, err error) {
 			continue // it has ended
 		}
 		args := bytes.Split(b, []byte{0})
-		if !slices.ContainsFunc(args, func(a []byte) bool { return string(a) == "--config="+c.path(pgHost) }) {
+		if !slices.ContainsFunc(args, func(a []byte) bool { return string(a) == "--config="+c.path(c.config(pgHost)) }) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))

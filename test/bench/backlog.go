@@ -18,40 +18,84 @@ import (
 // backlog measures how fast segments are archived that all wait already.
 func (s *source) backlog(ctx context.Context, c contest, found *findings) (err error) {
 	defer func() { err = errors.Join(err, c.discard()) }()
-	curve, err := s.drain(ctx, c)
+	curve, cpu, err := s.drain(ctx, c)
 	if err != nil {
 		return err
 	}
-	found.add("backlog", "segments/s", c.name, float64(len(s.wal))/curve.end())
-	found.addCurve(backlogCurve, c.name, curve)
+	what := "backlog"
+	if c.hosts == nil {
+		what += ", one host"
+	} else {
+		found.addCurve(backlogCurve, c.name, curve)
+	}
+	found.add(what+", CPU", "ms/segment", c.name, 1000*cpu/float64(len(s.wal)))
+	found.add(what, "segments/s", c.name, float64(len(s.wal))/curve.end())
 	return nil
 }
 
-// drain archives all segments, in a new repository, as PostgreSQL does that finds them ready.
-func (s *source) drain(ctx context.Context, c contest) (curve curve, err error) {
+// drain archives all segments, in a new repository, as PostgreSQL does that finds them ready. It gives
+// the seconds of processor time, too, of all processes on both hosts.
+func (s *source) drain(ctx context.Context, c contest) (curve curve, cpu float64, err error) {
 	// Beside the contest's directory: its files are truncated at the end, and these are links.
 	data := c.dir + "-data"
 	defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
 	if err := s.waitingData(data); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	c.server = &server{account: s.account, data: data, socketDir: c.dir, port: s.port}
 	if err := c.prepare(ctx, "--no-online"); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	defer func() { err = errors.Join(err, c.settle(context.WithoutCancel(ctx))) }()
+	clients, err := newGroup(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, clients.remove()) }()
+	groups := []*group{clients}
+	if c.m.services != nil {
+		groups = append(groups, c.m.services)
+	}
+	before, err := used(ctx, groups)
+	if err != nil {
+		return nil, 0, err
+	}
+	curve, err = s.pushAll(ctx, c, data, clients)
+	if err := errors.Join(err, c.settle(context.WithoutCancel(ctx))); err != nil {
+		return nil, 0, err
+	}
+	after, err := used(ctx, groups)
+	if err != nil {
+		return nil, 0, err
+	}
+	return curve, after - before, c.archived(ctx)
+}
 
-	unix.Sync()
+// used gives what the groups have run for, in seconds.
+func used(ctx context.Context, groups []*group) (sum float64, err error) {
+	for _, g := range groups {
+		s, err := g.cpu(ctx)
+		if err != nil {
+			return 0, err
+		}
+		sum += s
+	}
+	return sum, nil
+}
+
+// pushAll calls archive-push for all segments that wait in a data directory. What it starts is in the
+// group.
+func (s *source) pushAll(ctx context.Context, c contest, data string, clients *group) (curve curve, err error) {
 	waiting, err := waitingFor(filepath.Join(data, "pg_wal"))
 	if err != nil {
 		return nil, err
 	}
+	unix.Sync()
 	begin := time.Now()
 	curve.add(0, len(waiting))
 	for i, name := range waiting {
 		cmd := c.m.command(ctx, c.tool.path, c.args(pgHost, archivePush, "pg_wal/"+name)...)
 		cmd.Dir = data
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := clients.output(cmd); err != nil {
 			return nil, fmt.Errorf("archive-push of '%s': %w\n%s", name, err, out)
 		}
 		status := filepath.Join(data, "pg_wal/archive_status", name)
@@ -60,7 +104,7 @@ func (s *source) drain(ctx context.Context, c contest) (curve curve, err error) 
 		}
 		curve.add(time.Since(begin), len(waiting)-i-1)
 	}
-	return curve, c.archived(ctx)
+	return curve, nil
 }
 
 // waitingData makes a data directory of which there is only what archive-push looks at, and

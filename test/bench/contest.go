@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,18 +24,47 @@ const (
 
 // What is measured, as the report names and orders it.
 const (
-	backup      = "backup"
-	restore     = "restore"
-	archivePush = "archive-push"
-	archiveGet  = "archive-get"
+	backup        = "backup"
+	restore       = "restore"
+	restoreTheirs = "restore, of pgbackrest's repository"
+	archivePush   = "archive-push"
+	archiveGet    = "archive-get"
+
+	unchangedBackup  = "incr, nothing changed"
+	changedBackup    = "incr, 1 % changed"
+	deltaRestore     = "restore --delta, 1 % damaged"
+	blockDelta       = "restore --delta of blocks, 1 % of pages damaged"
+	blockIncr        = "incr in blocks, 1 % of pages changed"
+	smallFull        = "backup in bundles, small files"
+	smallIncr        = "incr in bundles, small files, nothing changed"
+	smallRestore     = "restore out of bundles, small files"
+	summaryIncr17    = "incr --backup-summary --delta, PostgreSQL 17"
+	summaryIncr18    = "incr --backup-summary --delta, PostgreSQL 18"
+	encryptedBackup  = "encrypted backup"
+	encryptedRestore = "encrypted restore"
 
 	remoteBackup  = "ssh backup"
 	remoteRestore = "ssh restore"
+	remoteIncr    = "ssh incr, nothing changed"
+	remoteDelta   = "ssh restore --delta, 1 % damaged"
 	remotePush    = "ssh archive-push"
 	residentPush  = "server archive-push" // of pgx; pgbackrest has no server for SSH, so it is its remotePush
+	remoteGet     = "ssh archive-get"
+
+	listBackups  = "info"
+	listOne      = "info --set"
+	expireOld    = "expire --dry-run"
+	loadManifest = "load a manifest"
+	saveManifest = "save a manifest"
 )
 
-var operations = []string{backup, restore, archivePush, archiveGet, remoteBackup, remoteRestore, remotePush, residentPush}
+var operations = []string{
+	backup, restore, restoreTheirs, archivePush, archiveGet,
+	remoteBackup, remoteRestore, remoteIncr, remoteDelta, remotePush, residentPush, remoteGet,
+	unchangedBackup, changedBackup, deltaRestore, encryptedBackup, encryptedRestore,
+	blockIncr, blockDelta, smallFull, smallIncr, smallRestore, summaryIncr17, summaryIncr18,
+	listBackups, listOne, expireOld, loadManifest, saveManifest,
+}
 
 const stanza = "bench"
 
@@ -45,6 +75,7 @@ type tool struct{ name, path string }
 type contest struct {
 	*tool
 	settings
+	corpus   string // the part of the corpus, "" for a mixture
 	codec    string
 	dir      string // made by prepare
 	server   *server
@@ -52,6 +83,7 @@ type contest struct {
 	resident bool     // the repository host is asked through its resident server
 	wal      []string // paths of full segments
 	store    string   // the repository's directory; "": one in dir
+	theirs   string   // the repository of pgbackrest
 	m        measurer
 }
 
@@ -73,32 +105,6 @@ func (c contest) discard() error {
 		return err
 	}
 	return os.Rename(c.dir, filepath.Join(done, filepath.Base(c.dir)))
-}
-
-// step is one operation of a contest.
-type step struct {
-	operation string
-	measure   func(context.Context) (sample, error)
-}
-
-// run gives a sample for each operation.
-func (c contest) run(ctx context.Context) (results map[string]sample, err error) {
-	defer func() { err = errors.Join(err, c.discard()) }()
-	if err := c.prepare(ctx); err != nil {
-		return nil, err
-	}
-	// restore and archive-get need what is stored before.
-	steps := []step{{archivePush, c.push}, {backup, c.backup}, {restore, c.restore}, {archiveGet, c.get}}
-	if c.hosts != nil {
-		steps = []step{{remoteBackup, c.backup}, {remoteRestore, c.restore}}
-	}
-	results = map[string]sample{}
-	for _, one := range steps {
-		if results[one.operation], err = one.measure(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return results, nil
 }
 
 // The configurations of the two hosts. Without hosts they are the same.
@@ -137,8 +143,8 @@ func (c contest) configure() error {
 			repoPort = c.hosts.residentPort
 		}
 		content = map[string][2][]string{
-			repoHost: {repository, c.other("pg1", c.hosts.port, pgHost)},
-			pgHost:   {c.other("repo1", repoPort, repoHost), cluster},
+			repoHost: {repository, c.reach("pg1", c.hosts.port, pgHost)},
+			pgHost:   {c.reach("repo1", repoPort, repoHost), cluster},
 		}
 	}
 	for name, x := range content {
@@ -153,20 +159,12 @@ func (c contest) configure() error {
 
 func (c contest) repository() string { return cmp.Or(c.store, c.path("repo")) }
 
-// other is how one host reaches the other.
-func (c contest) other(prefix string, port int, config string) []string {
+// reach is how one host reaches the other.
+func (c contest) reach(prefix string, port int, config string) []string {
 	return []string{
 		prefix + "-host=" + address, prefix + "-host-user=" + c.hosts.user, fmt.Sprintf("%s-host-port=%d", prefix, port),
 		prefix + "-host-cmd=" + c.tool.path, prefix + "-host-config=" + c.path(config),
 	}
-}
-
-// between says for messages that there are two hosts.
-func (c contest) between() string {
-	if c.hosts == nil {
-		return ""
-	}
-	return ", between hosts"
 }
 
 func (c contest) path(name string) string { return filepath.Join(c.dir, name) }
@@ -176,34 +174,31 @@ func (c contest) measure(ctx context.Context, host string, args ...string) (samp
 	return c.m.run(ctx, c.tool.path, c.args(host, args...)...)
 }
 
+// config gives the configuration that holds on a host.
+func (c contest) config(host string) string {
+	if c.hosts == nil {
+		return repoHost
+	}
+	return host
+}
+
 // args are the arguments that have the tool run a command on a host.
 func (c contest) args(host string, command ...string) []string {
-	if c.hosts == nil {
-		host = repoHost
-	}
-	common := []string{"--config=" + c.path(host), "--stanza=" + stanza}
+	common := []string{"--config=" + c.path(c.config(host)), "--stanza=" + stanza}
 	if c.hosts != nil {
 		common = append(common, c.hosts.options(c.name)...)
 	}
 	return append(common, command...)
 }
 
-func (c contest) backup(ctx context.Context) (sample, error) {
-	// The checkpoint that a backup begins with is not to be what is measured.
-	if _, err := c.server.query(ctx, "checkpoint"); err != nil {
-		return sample{}, err
-	}
-	s, err := c.measure(ctx, repoHost, "backup", "--type=full")
-	if err != nil {
-		return s, err
-	}
-	s.Stored, err = sizeOf(c.path("repo/backup"))
-	return s, err
-}
-
+// restore restores the newest backup to a directory that is new.
 func (c contest) restore(ctx context.Context) (sample, error) {
 	to := c.path("restored")
 	if err := c.m.mkdir(to); err != nil {
+		return sample{}, err
+	}
+	// pgx does not keep what it stores in the page cache.
+	if err := readAll(c.repository()); err != nil {
 		return sample{}, err
 	}
 	s, err := c.measure(ctx, pgHost, "restore", "--pg1-path="+to)
@@ -214,6 +209,15 @@ func (c contest) restore(ctx context.Context) (sample, error) {
 		return s, err
 	}
 	return s, sameTables(c.server.data, to)
+}
+
+// restoreTheirs restores what pgbackrest has backed up, so that both read the same.
+func (c contest) restoreTheirs(ctx context.Context) (sample, error) {
+	c.dir, c.store = c.path("theirs"), c.theirs
+	if err := c.configure(); err != nil {
+		return sample{}, err
+	}
+	return c.restore(ctx)
 }
 
 func (c contest) push(ctx context.Context) (sample, error) {
@@ -253,6 +257,21 @@ func (c contest) getOne(ctx context.Context, segment string, options ...string) 
 		return s, err
 	}
 	return s, os.Remove(to)
+}
+
+// readAll reads all files below dir.
+func readAll(dir string) error {
+	return filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, f)
+		return errors.Join(err, f.Close())
+	})
 }
 
 // sizeOf gives the bytes in the files below dir.

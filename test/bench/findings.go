@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"text/tabwriter"
 	"time"
 )
 
@@ -65,32 +64,14 @@ func (x *figure) ratios() (all []float64) {
 func (f *findings) table(w io.Writer) {
 	fmt.Fprintf(w, "\nAsynchronous archiving over sshd, %s: %d segments wait, a server works for %.0f s, recovery through %[2]d segments\n\n",
 		asyncCodec, f.Segments, f.Steady)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\t\tpgx\tpgbackrest\tratio\tquartiles\t")
+	t := newGrid("", "", "pgx", "pgbackrest", "ratio", "quartiles")
 	for _, x := range f.Figures {
 		// quantile sorts, and the rounds are to stay in pairs.
 		mine, theirs := median(slices.Clone(x.Values[pgxName])), median(slices.Clone(x.Values[peerName]))
-		ratios := x.ratios()
-		fmt.Fprintf(t, "%s\t%s\t%.*f\t%.*f\t", x.What, x.Unit, digits(mine), mine, digits(theirs), theirs)
-		if len(ratios) > 0 {
-			fmt.Fprintf(t, "%.2f\t%.2f–%.2f\t\n", median(ratios), quantile(ratios, 0.25), quantile(ratios, 0.75))
-		} else {
-			fmt.Fprintln(t, "\t\t")
-		}
+		t.add(append([]string{x.What, x.Unit, number(mine), number(theirs)}, newSpread(x.ratios()).cells()...)...)
 	}
-	_ = t.Flush() // as for every print to standard output
+	t.write(w)
 	fmt.Fprintf(w, "\nMedians of %d rounds; a ratio is the median of those of the rounds, pgx / pgbackrest, with quartiles.\n", f.Rounds)
-}
-
-// digits gives how many decimal places tell enough of a number.
-func digits(v float64) int {
-	switch {
-	case v >= 100:
-		return 0
-	case v >= 10:
-		return 1
-	}
-	return 2
 }
 
 // curve is how many segments wait as time goes on.

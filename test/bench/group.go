@@ -32,10 +32,11 @@ func newGroup(ctx context.Context) (*group, error) {
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			g := &group{dir: filepath.Join(f[1], fmt.Sprintf("pgx-bench-%d", os.Getpid()))}
-			if err := os.Mkdir(g.dir, 0o755); err != nil {
+			dir, err := os.MkdirTemp(f[1], "pgx-bench-")
+			if err != nil {
 				return nil, err
 			}
+			g := &group{dir: dir}
 			if _, err := g.cpu(ctx); err != nil {
 				return nil, errors.Join(err, os.Remove(g.dir))
 			}
@@ -47,6 +48,26 @@ func newGroup(ctx context.Context) (*group, error) {
 
 // start starts a service in the group. It ends by stop.
 func (g *group) start(cmd *exec.Cmd) error {
+	return g.with(cmd, func() error {
+		err := cmd.Start()
+		if err == nil {
+			g.services++
+		}
+		return err
+	})
+}
+
+// output runs a program in the group, as all that it starts, and gives what it prints.
+func (g *group) output(cmd *exec.Cmd) (out []byte, err error) {
+	err = g.with(cmd, func() error {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	return out, err
+}
+
+// with has the program begin in the group when run starts it.
+func (g *group) with(cmd *exec.Cmd, run func() error) error {
 	dir, err := os.Open(g.dir)
 	if err != nil {
 		return err
@@ -58,11 +79,7 @@ func (g *group) start(cmd *exec.Cmd) error {
 	}
 	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
 	cmd.SysProcAttr = &attr
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	g.services++
-	return nil
+	return run()
 }
 
 // stop ends a service.

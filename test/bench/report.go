@@ -5,15 +5,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,9 +25,13 @@ type report struct {
 	PostgreSQL string    `json:"postgresql"`
 	Programs   []string  `json:"programs"` // versions, pgx first
 	Size       int64     `json:"size_mb"`
+	PartSize   int64     `json:"part_size_mb"`
 	ProcessMax int       `json:"process_max"`
 	Rounds     int       `json:"rounds"`
-	Pairs      int       `json:"pairs"` // of archive-push between hosts
+	Pairs      int       `json:"pairs"`       // of archive-push between hosts
+	Files      int       `json:"daily_files"` // of the cluster in which nothing changes
+	Backups    int       `json:"catalogue_backups"`
+	Million    int       `json:"catalogue_files"` // of its newest backup
 	Options    []string  `json:"options,omitempty"`
 	RSSFloor   int64     `json:"max_rss_floor"` // bytes shown for a program that needs none
 	Rows       []*row    `json:"results"`
@@ -41,21 +42,32 @@ type report struct {
 // archive-get are for one segment.
 type row struct {
 	Operation string             `json:"operation"`
+	Corpus    string             `json:"corpus,omitempty"` // the part of it that is alone
 	Codec     string             `json:"codec"`
-	Samples   map[string]samples `json:"samples"` // of each program, one a round
+	Samples   map[string]samples `json:"samples"`         // of each program, one a round
+	Syncs     map[string]float64 `json:"syncs,omitempty"` // of each program
 	Median    map[string]sample  `json:"median"`
 	Ratio     ratio              `json:"ratio"`
 }
 
-// ratio is pgx divided by pgbackrest: the median of what the rounds give, as only the
-// two measurements of one round were made under the same conditions. 0: unknown.
+// ratio is pgx divided by another program, which is pgbackrest in rows: the median of what the
+// rounds give, as only the two measurements of one round were made under the same conditions.
 type ratio struct {
-	Wall   float64 `json:"wall"`
-	Low    float64 `json:"wall_quartile_1"`
-	High   float64 `json:"wall_quartile_3"`
-	CPU    float64 `json:"cpu"`
-	RSS    float64 `json:"max_rss"`
-	Stored float64 `json:"stored"`
+	CPU    spread `json:"cpu"`
+	Wall   spread `json:"wall"`
+	RSS    spread `json:"max_rss"`
+	Stored spread `json:"stored"`
+}
+
+// spread is a median with its quartiles. Zeros: unknown.
+type spread struct {
+	Median float64 `json:"median"`
+	Low    float64 `json:"quartile_1"`
+	High   float64 `json:"quartile_3"`
+}
+
+func newSpread(values []float64) spread {
+	return spread{median(values), quantile(values, 0.25), quantile(values, 0.75)}
 }
 
 func newReport(ctx context.Context, m measurer, s settings) (*report, error) {
@@ -70,7 +82,8 @@ func newReport(ctx context.Context, m measurer, s settings) (*report, error) {
 	version, _, _ := strings.Cut(strings.TrimPrefix(postgres, "postgres (PostgreSQL) "), " ")
 	r := &report{
 		Date: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), CPUs: runtime.NumCPU(), PostgreSQL: version,
-		Size: s.megabytes, ProcessMax: s.processMax, Rounds: s.rounds, Pairs: s.pairs, Options: s.options,
+		Size: s.megabytes, PartSize: s.partSize, ProcessMax: s.processMax, Rounds: s.rounds, Pairs: s.pairs, Options: s.options,
+		Files: s.daily.files, Backups: s.catalogue.backups, Million: s.catalogue.files,
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -99,13 +112,26 @@ func cpuModel() string {
 	return runtime.GOARCH
 }
 
-func (r *report) add(operation, codec, tool string, s sample) {
-	i := slices.IndexFunc(r.Rows, func(x *row) bool { return x.Operation == operation && x.Codec == codec })
+// row gives the row of what a contest measures.
+func (r *report) row(operation string, c contest) *row {
+	i := slices.IndexFunc(r.Rows, func(x *row) bool { return x.Operation == operation && x.Corpus == c.corpus && x.Codec == c.codec })
 	if i < 0 {
 		i = len(r.Rows)
-		r.Rows = append(r.Rows, &row{Operation: operation, Codec: codec, Samples: map[string]samples{}})
+		r.Rows = append(r.Rows, &row{
+			Operation: operation, Corpus: c.corpus, Codec: c.codec, Samples: map[string]samples{}, Syncs: map[string]float64{},
+		})
 	}
-	r.Rows[i].Samples[tool] = append(r.Rows[i].Samples[tool], s)
+	return r.Rows[i]
+}
+
+// add keeps what the contest has measured, or counted.
+func (r *report) add(operation string, c contest, s sample) {
+	x := r.row(operation, c)
+	if c.m.turn.counts() {
+		x.Syncs[c.name] = s.Syncs
+		return
+	}
+	x.Samples[c.name] = append(x.Samples[c.name], s)
 }
 
 // summarize computes what the samples come to, and puts the rows in order.
@@ -121,13 +147,19 @@ func (r *report) summarize() {
 				CPU:    all.median(cpu),
 				RSS:    int64(all.median(rss)),
 				Stored: int64(all.median(stored)),
+				Read:   int64(all.median(read)),
+				Data:   int64(all.median(data)),
 			}
 		}
-		walls := x.ratios(wall)
-		x.Ratio = ratio{
-			Wall: median(walls), Low: quantile(walls, 0.25), High: quantile(walls, 0.75),
-			CPU: median(x.ratios(cpu)), RSS: median(x.ratios(rss)), Stored: median(x.ratios(stored)),
-		}
+		x.Ratio = x.to(peerName)
+	}
+}
+
+// to gives the ratio to another program.
+func (x *row) to(other string) ratio {
+	return ratio{
+		CPU: newSpread(x.ratios(other, cpu)), Wall: newSpread(x.ratios(other, wall)),
+		RSS: newSpread(x.ratios(other, rss)), Stored: newSpread(x.ratios(other, stored)),
 	}
 }
 
@@ -135,6 +167,8 @@ func wall(s sample) float64   { return s.Wall }
 func cpu(s sample) float64    { return s.CPU }
 func rss(s sample) float64    { return float64(s.RSS) }
 func stored(s sample) float64 { return float64(s.Stored) }
+func read(s sample) float64   { return float64(s.Read) }
+func data(s sample) float64   { return float64(s.Data) }
 
 func (all samples) median(of func(sample) float64) float64 {
 	var values []float64
@@ -144,10 +178,12 @@ func (all samples) median(of func(sample) float64) float64 {
 	return median(values)
 }
 
-func (x *row) ratios(of func(sample) float64) (values []float64) {
-	for i, mine := range x.Samples[pgxName] {
-		if theirs := of(x.Samples[peerName][i]); theirs > 0 {
-			values = append(values, of(mine)/theirs)
+// ratios gives those of the rounds that both programs were in.
+func (x *row) ratios(other string, of func(sample) float64) (values []float64) {
+	mine, theirs := x.Samples[pgxName], x.Samples[other]
+	for i := range min(len(mine), len(theirs)) {
+		if theirs := of(theirs[i]); theirs > 0 {
+			values = append(values, of(mine[i])/theirs)
 		}
 	}
 	return values
@@ -165,45 +201,6 @@ func quantile(values []float64, part float64) float64 {
 	whole, rest := math.Modf(part * float64(len(values)-1))
 	i := int(whole)
 	return values[i] + rest*(values[min(i+1, len(values)-1)]-values[i])
-}
-
-// table prints the medians and ratios.
-func (r *report) table(w io.Writer) {
-	r.summarize()
-	fmt.Fprintf(w, "%s and %s, PostgreSQL %s, process-max %d\n%d x %s, Linux %s, %s\n", r.Programs[0], r.Programs[1],
-		r.PostgreSQL, r.ProcessMax, r.CPUs, r.CPU, r.Kernel, r.Date.Format(time.DateTime))
-	if len(r.Rows) > 0 {
-		r.runs(w)
-	}
-	if r.Async != nil {
-		r.Async.table(w)
-	}
-}
-
-// runs prints what single runs of the programs took.
-func (r *report) runs(w io.Writer) {
-	fmt.Fprintf(w, "\n%d MB\n\n", r.Size)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\t\twall s\t\t\t\tCPU s\t\t\tRSS MB\t\t\tstored MB\t\t\t")
-	fmt.Fprintln(t, "\t\tpgx\tpgbackrest\tratio\tquartiles\t"+strings.Repeat("pgx\tpgbackrest\tratio\t", 3))
-	for _, x := range r.Rows {
-		mine, theirs := x.Median[pgxName], x.Median[peerName]
-		fmt.Fprintf(t, "%s\t%s\t%.3f\t%.3f\t%.2f\t%.2f–%.2f\t%.3f\t%.3f\t%.2f\t%.1f\t%.1f\t%.2f\t", x.Operation, x.Codec,
-			mine.Wall, theirs.Wall, x.Ratio.Wall, x.Ratio.Low, x.Ratio.High, mine.CPU, theirs.CPU, x.Ratio.CPU,
-			mb(mine.RSS), mb(theirs.RSS), x.Ratio.RSS)
-		if mine.Stored+theirs.Stored > 0 {
-			fmt.Fprintf(t, "%.1f\t%.1f\t%.2f\t\n", mb(mine.Stored), mb(theirs.Stored), x.Ratio.Stored)
-		} else {
-			fmt.Fprintln(t, "\t\t\t")
-		}
-	}
-	_ = t.Flush() // as for every print to standard output
-	fmt.Fprintf(w, "\nMedians of %d rounds, of archive-push between hosts %d; a ratio is the median of those of the rounds,\n"+
-		"pgx / pgbackrest, with quartiles: below 1 pgx takes less.\n"+
-		"CPU is that of all processes; of ssh and server also what sshd, what it starts and the server take, on both hosts.\n"+
-		"RSS is that of the largest process (%.1f MB for one that needs nothing), of those that sshd starts none.\n"+
-		"archive-push and archive-get: for one segment. server: pgx to its resident server, pgbackrest over ssh.\n",
-		r.Rounds, r.Pairs, mb(r.RSSFloor))
 }
 
 func mb(bytes int64) float64 { return float64(bytes) / (1 << 20) }

@@ -21,6 +21,7 @@ type server struct {
 	data      string // the data directory
 	socketDir string // the only way to connect
 	port      int
+	row       int // that the next rows of fill and change are numbered from
 }
 
 func newServer(ctx context.Context, a account, major int, data string) (s *server, err error) {
@@ -110,65 +111,6 @@ func (s *server) query(ctx context.Context, sql string) (string, error) {
 	return output(cmd)
 }
 
-// Tables as applications have them: orders with text and json, which compress about to
-// the half, measured numbers, which compress worse, and documents that are compressed
-// already. All values come from hashes of the row number, so every run has the same.
-const schema = `
-create table orders (id bigint primary key, customer int not null, created timestamptz not null,
-	amount numeric(12,2) not null, status text not null, note text, detail jsonb);
-create index on orders (customer);
-create index on orders (created);
-create table readings (sensor int not null, taken timestamptz not null, value double precision, quality smallint);
-create index on readings (sensor, taken);
-create table documents (id bigint primary key, name text not null, content bytea not null);
-alter table documents alter content set storage external;
-create function pick(n bigint, salt int, choices int) returns int immutable parallel safe language sql
-	as 'select (hashint8extended(n, salt) & 2147483647) % choices';
-create function prose(n bigint, words int) returns text immutable parallel safe language sql as $$
-	select string_agg((array['the','customer','asked','for','delivery','on','monday','please','call','before','invoice',
-		'address','has','changed','new','contract','number','until','further','notice','damaged','box','replaced','refund',
-		'and','north','warehouse','returned','twice','without','reason','premium','account','of','order','was','sent','to',
-		'harbour','street','confirmed','by','telephone','open','question','about','taxes','see','attached','letter'])
-		[1 + pick(n, i, 50)], ' ') from generate_series(1, words) i $$;
-`
-
-// batch adds about 10 MB: rows from %[1]d on.
-const batch = `
-insert into orders select i, pick(i, 1, 100000), '2024-01-01'::timestamptz + i * interval '7 seconds',
-		pick(i, 2, 10000000) / 100.0, (array['new','paid','sent','sent','sent','returned'])[1 + pick(i, 3, 6)],
-		prose(i, 5 + pick(i, 4, 20)),
-		jsonb_build_object('key', md5(i::text), 'channel', (array['web','shop','phone'])[1 + pick(i, 5, 3)],
-			'items', jsonb_build_array(pick(i, 6, 9999), pick(i, 7, 9999), pick(i, 8, 9999)), 'weight', pick(i, 9, 5000) / 1000.0)
-	from generate_series(%[1]d::bigint, %[1]d + 9999) i;
-insert into readings select pick(i, 1, 500), '2024-01-01'::timestamptz + i * interval '1 second',
-		20 + pick(i, 2, 1000000000) / 1e8, pick(i, 3, 4)
-	from generate_series(%[1]d::bigint * 3, %[1]d::bigint * 3 + 29999) i;
-insert into documents select i, prose(i, 3) || '.pdf',
-		(select string_agg(sha512((i || ':' || j)::bytea), ''::bytea) from generate_series(1, 64 + pick(i, 1, 192)) j)
-	from generate_series(%[1]d::bigint, %[1]d + 249) i;
-`
-
-// fill generates data until the database has this size.
-func (s *server) fill(ctx context.Context, megabytes int64) error {
-	if _, err := s.query(ctx, schema); err != nil {
-		return err
-	}
-	for row := 0; ; row += 10_000 {
-		out, err := s.query(ctx, fmt.Sprintf(batch, row)+"select pg_database_size(current_database());")
-		if err != nil {
-			return err
-		}
-		size, err := strconv.ParseInt(out, 10, 64)
-		if err != nil {
-			return err
-		}
-		if size >= megabytes<<20 {
-			_, err := s.query(ctx, "vacuum analyze; checkpoint;") // as a running cluster would have it
-			return err
-		}
-	}
-}
-
 // keepSegments copies the last full WAL segments to a new directory.
 func (s *server) keepSegments(ctx context.Context, n int, dir string) ([]string, error) {
 	current, err := s.query(ctx, "select pg_walfile_name(pg_current_wal_insert_lsn())")
@@ -186,7 +128,7 @@ func (s *server) keepSegments(ctx context.Context, n int, dir string) ([]string,
 	found = slices.DeleteFunc(found, func(name string) bool { return filepath.Base(name) >= current })
 	slices.Sort(found)
 	if len(found) < n {
-		return nil, fmt.Errorf("there are only %d full WAL segments: more data (-size) or fewer -segments and -pairs", len(found))
+		return nil, fmt.Errorf("there are only %d full WAL segments: fewer -segments and -pairs", len(found))
 	}
 	found = found[len(found)-n:]
 	for i, name := range found {

@@ -37,7 +37,7 @@ func newSource(ctx context.Context, a account, major int, dir string, n int) (_ 
 	if err := s.pgbench(ctx, "-i", "-s", "10", "-q"); err != nil {
 		return nil, err
 	}
-	if _, err := s.query(ctx, schema+fmt.Sprintf("alter system set wal_keep_size = '%dGB';", n*segmentSize>>30+2)); err != nil {
+	if _, err := s.query(ctx, mixed.schema+fmt.Sprintf("alter system set wal_keep_size = '%dGB';", n*segmentSize>>30+2)); err != nil {
 		return nil, err
 	}
 	if err := s.shutDown(ctx); err != nil {
@@ -100,34 +100,6 @@ func withoutWAL(data string) error {
 	return nil
 }
 
-// change adds, changes and removes rows until so many bytes of WAL are written. The size of the
-// database stays about the same.
-func (s *server) change(ctx context.Context, bytes int64) error {
-	const lives = 10 // batches
-	begin, err := s.query(ctx, "select pg_current_wal_insert_lsn()")
-	if err != nil {
-		return err
-	}
-	for row := 0; ; row += 10_000 {
-		sql := fmt.Sprintf(batch, row) + fmt.Sprintf(`
-update orders set status = 'paid', amount = amount + 1 where id between %[1]d - 20000 and %[1]d and id %% 3 = 0;
-delete from orders where id < %[2]d;
-delete from readings where taken < '2024-01-01'::timestamptz + 3 * %[2]d * interval '1 second';
-delete from documents where id < %[2]d;
-`, row, row-lives*10_000)
-		if row%(lives*10_000) == 0 {
-			sql += "vacuum orders, readings, documents;"
-		}
-		out, err := s.query(ctx, sql+fmt.Sprintf("select pg_current_wal_insert_lsn() - '%s'::pg_lsn >= %d;", begin, bytes+segmentSize))
-		if err != nil {
-			return err
-		}
-		if strings.HasSuffix(out, "t") {
-			return nil
-		}
-	}
-}
-
 // takeSegments moves n segments from first on to a new directory. The server, which was
 // stopped in order, does not need them.
 func (s *source) takeSegments(first string, n int, dir string) error {
@@ -156,6 +128,6 @@ func (s *source) takeSegments(first string, n int, dir string) error {
 // archive has the tool archive all segments, and gives the repository's directory.
 func (s *source) archive(ctx context.Context, c contest, t *tool) (string, error) {
 	c.tool, c.dir = t, c.dir+"-archive"
-	_, err := s.drain(ctx, c)
+	_, _, err := s.drain(ctx, c)
 	return c.repository(), err
 }
