@@ -49,7 +49,7 @@ func (p path) measure(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	runtime.GC()
+	collect()
 	// What is made at the first use, and then kept, does not count.
 	if err := run(); err != nil {
 		return err
@@ -66,6 +66,15 @@ func (p path) measure(ctx context.Context, dir string) error {
 	runtime.ReadMemStats(&after)
 	_, err = fmt.Println(p.name, p.runs, after.Mallocs-before.Mallocs, after.TotalAlloc-before.TotalAlloc)
 	return err
+}
+
+// collect collects garbage, and waits for what that calls. Afterwards the one processor is given back only when all
+// of it has been: what is spare would else be let go of, or watched anew, in some measurements and not in others.
+func collect() {
+	called := make(chan struct{})
+	runtime.AddCleanup(new([64]byte), func(c chan struct{}) { close(c) }, called)
+	runtime.GC()
+	<-called
 }
 
 // mark is where valgrind begins to count anew.
