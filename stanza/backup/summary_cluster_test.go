@@ -18,6 +18,7 @@ import (
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/pgtest"
+	"github.com/pgx-backup/pgx/internal/postgres"
 	"github.com/pgx-backup/pgx/internal/progress"
 	"github.com/pgx-backup/pgx/repo/format"
 	"github.com/pgx-backup/pgx/repo/format/manifest"
@@ -60,6 +61,31 @@ func (s *site) last(t *testing.T) *manifest.Manifest {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// newSummary waits for a summary of what came after the newest backup began, and gives its file.
+func (s *site) newSummary(t *testing.T) (found string) {
+	t.Helper()
+	began, err := postgres.ParseLSN(s.last(t).LSNStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Eventually(t, "a summary of what came after the backup began", func() bool {
+		// Named after the timeline, where it begins and where it ends: 8, 16 and 16 digits. One that is being written is temp.summary.
+		all, err := filepath.Glob(filepath.Join(s.PGDATA, "pg_wal/summaries/[0-9A-F]*.summary"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(all, func(path string) bool {
+			begin, err := strconv.ParseUint(filepath.Base(path)[8:24], 16, 64)
+			return err == nil && postgres.LSN(begin) >= began
+		})
+		if i >= 0 {
+			found = all[i]
+		}
+		return i >= 0
+	})
+	return found
 }
 
 // run makes a backup, after which the server can archive again: its owner is not who makes it.
@@ -141,15 +167,10 @@ func TestWithoutSummary(t *testing.T) {
 	}
 	check("it goes on", "WAL summaries from lsn = ")
 
-	summaries, err := filepath.Glob(filepath.Join(s.PGDATA, "pg_wal/summaries/*.summary"))
-	if err != nil || len(summaries) < 3 {
-		t.Fatal(summaries, err)
-	}
 	s.Exec("checkpoint")
-	pgtest.Eventually(t, "another summary", func() bool {
-		more, err := filepath.Glob(filepath.Join(s.PGDATA, "pg_wal/summaries/*.summary"))
-		return err == nil && len(more) > len(summaries) && os.Remove(slices.Max(more)) == nil
-	})
+	if err := os.Remove(s.newSummary(t)); err != nil {
+		t.Fatal(err)
+	}
 	check("a summary is missing", not+"no WAL summary of timeline 1 continues at lsn = ")
 	check("it is not needed any more", "WAL summaries from lsn = ")
 
@@ -183,15 +204,7 @@ func TestSummaryHangs(t *testing.T) {
 	s.fill()
 	s.run(t, s.config())
 	s.Exec("insert into t values (1); checkpoint")
-	var hangs string
-	pgtest.Eventually(t, "a summary since the backup", func() bool {
-		all, err := filepath.Glob(filepath.Join(s.PGDATA, "pg_wal/summaries/*.summary"))
-		if err != nil || len(all) == 0 {
-			return false
-		}
-		hangs = slices.Max(all)
-		return s.QueryValue("select count(*) > 0 from pg_available_wal_summaries() where start_lsn >= '"+s.last(t).LSNStart+"'") == "t"
-	})
+	hangs := s.newSummary(t)
 	if err := errors.Join(os.Remove(hangs), syscall.Mkfifo(hangs, 0o600), chown(t, hangs)); err != nil {
 		t.Fatal(err)
 	}
