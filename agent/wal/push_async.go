@@ -121,6 +121,9 @@ func (a AsyncPush) await(ctx context.Context, name, walDir string) error {
 				return err
 			}
 			if !alive {
+				if err := serviceable(walDir); err != nil {
+					return err
+				}
 				if starts.pause > 0 {
 					a.Log.Log(ctx, logging.LevelDetail, "the worker that was started has ended without an answer, starting another")
 				}
@@ -159,6 +162,16 @@ func (a AsyncPush) alive(walDir string) (bool, error) {
 	}
 	return false, errs.WithHint(errs.New(errs.LockAcquire, "unable to push WAL from '%s': the worker on '%s' pushes WAL from '%s'",
 		walDir, a.Spool.Path, of), "two clusters on one host need a stanza or a spool-path each.")
+}
+
+// serviceable refuses a directory that no WAL waits in: a worker for it would leave at once, without an answer.
+func serviceable(walDir string) error {
+	dir := statusDir(walDir)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return errs.WithHint(errs.New(errs.PathMissing, "unable to list file info for missing path '%s'", dir),
+			"is '%s' the WAL directory of a cluster?", walDir)
+	}
+	return nil
 }
 
 func sameDir(a, b string) bool {

@@ -341,7 +341,21 @@ func TestAsyncPushRefuses(t *testing.T) {
 	if errs.CodeOf(err) != errs.Format || len(s.out()) > 0 {
 		t.Error(err)
 	}
-	// A spool that cannot be made is told at once.
+	// A directory that no worker could serve is told at once, and none is started.
+	push.Start = func(context.Context) error {
+		t.Error("a worker was started")
+		return nil
+	}
+	other := filepath.Join(t.TempDir(), "pg_wal")
+	err = push.Push(t.Context(), filepath.Join(other, segA))
+	want := "unable to list file info for missing path '" + other + "/archive_status'\nHINT: is '" + other + "' the WAL directory of a cluster?"
+	if text(err) != want || errs.CodeOf(err) != errs.PathMissing {
+		t.Errorf("[%d] %v", errs.CodeOf(err), err)
+	}
+	// So is a spool that cannot be made.
+	if err := os.RemoveAll(s.spool.Path); err != nil {
+		t.Fatal(err)
+	}
 	s.write(s.spool.Path, nil)
 	if err := push.Push(t.Context(), s.path(segA)); errs.CodeOf(err) != errs.PathCreate && errs.CodeOf(err) != errs.FileOpen {
 		t.Errorf("[%d] %v", errs.CodeOf(err), err)
