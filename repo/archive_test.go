@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -34,7 +36,8 @@ func open(st storage.Storage) *repo.Repo {
 // wal makes a source of content; codec is how it is stored.
 func wal(name string, content []byte, codec compress.Type) repo.WALSource {
 	return repo.WALSource{
-		Name: name, SHA1: sha1.Sum(content), Compress: codec, Level: codec.DefaultLevel(),
+		Name: name, Compress: codec, Level: codec.DefaultLevel(),
+		SHA1: func() ([20]byte, error) { return sha1.Sum(content), nil },
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
 	}
 }
@@ -142,10 +145,17 @@ func TestTakeWALIsDurable(t *testing.T) {
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)
 	}
+	sum, named := [16]byte(xxh3.Hash128(content).Bytes()), sha1.Sum(content)
 	take := func(r *repo.Repo) error {
-		_, err := r.TakeWAL(t.Context(), id, repo.WALStream{
-			Name: name, SHA1: sha1.Sum(content), Compress: compress.LZ4, In: bytes.NewReader(packed.Bytes()),
-		})
+		stream := repo.WALStream{Name: name, Sum: &sum, Compress: compress.LZ4, In: bytes.NewReader(packed.Bytes())}
+		how, err := r.TakeWAL(t.Context(), id, stream)
+		if how == repo.Unnamed {
+			stream.SHA1 = &named
+			how, err = r.TakeWAL(t.Context(), id, stream)
+		}
+		if err == nil && how == repo.Unnamed {
+			t.Error("named, and not named")
+		}
 		return err
 	}
 	storagetest.EachFault(t,
@@ -167,6 +177,54 @@ func TestTakeWALIsDurable(t *testing.T) {
 				t.Errorf("the next try: %v", err)
 			}
 		})
+}
+
+// TestTakeWALTwiceAtOnce is TestPutWALTwiceAtOnce for segments that get their names at their ends.
+func TestTakeWALTwiceAtOnce(t *testing.T) {
+	const size = 1 << 20
+	for round := range 20 {
+		st, err := posix.New(t.TempDir(), posix.Refuse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := open(st)
+		if err := r.Init(t.Context(), postgres.Control{SystemID: 7, Version: 15, ControlVersion: 1300, CatalogVersion: 202209061}); err != nil {
+			t.Fatal(err)
+		}
+		contents := [][]byte{bytes.Repeat([]byte{'a'}, size), bytes.Repeat([]byte{'a'}, size), bytes.Repeat([]byte{'a'}, size)}
+		if round%2 == 1 {
+			contents[2][size-1] = 'b'
+		}
+		outcomes := make([]repo.Outcome, len(contents))
+		failed := make([]error, len(contents))
+		var all sync.WaitGroup
+		for i, content := range contents {
+			all.Go(func() {
+				sum, named := [16]byte(xxh3.Hash128(content).Bytes()), sha1.Sum(content)
+				stream := repo.WALStream{Name: segment, Sum: &sum, Compress: compress.None, In: bytes.NewReader(content), SkipHeader: true}
+				outcomes[i], failed[i] = r.TakeWAL(t.Context(), id, stream)
+				if outcomes[i] == repo.Unnamed {
+					stream.SHA1 = &named
+					outcomes[i], failed[i] = r.TakeWAL(t.Context(), id, stream)
+				}
+			})
+		}
+		all.Wait()
+		var stored []byte
+		for i, err := range failed {
+			switch {
+			case err == nil && outcomes[i] == repo.Stored && stored == nil:
+				stored = contents[i]
+			case err == nil && outcomes[i] == repo.Present:
+			case round%2 == 1 && errs.CodeOf(err) == errs.ArchiveDuplicate:
+			default:
+				t.Fatalf("round %d: writer %d: %v, %v", round, i, outcomes[i], err)
+			}
+		}
+		if got := fetch(t, r, segment); !bytes.Equal(got, stored) {
+			t.Fatalf("round %d: what is there is not what was stored", round)
+		}
+	}
 }
 
 // TestPutWALTwiceAtOnce: of writers of the same content all succeed and one file is left; of

@@ -24,9 +24,11 @@ type WALSource struct {
 	// Open gives the content from its start; it is called again when the content is
 	// needed a second time.
 	Open func() (io.ReadCloser, error)
-	// SHA1 is that of the content; only segments and partial ones need it.
-	SHA1 [20]byte
-	// Fixed says that Open cannot give other content than SHA1 was made of, as when it is in
+	// SHA1 gives that of the content, and Sum is its XXH3, 128 bits, big endian. Only segments and partial ones
+	// need them.
+	SHA1 func() ([20]byte, error)
+	Sum  [16]byte
+	// Fixed says that Open cannot give other content than these were made of, as when it is in
 	// memory. Else the content is hashed again while it is stored.
 	Fixed bool
 
@@ -37,11 +39,12 @@ type WALSource struct {
 // Outcome says what PutWAL did.
 type Outcome int
 
-// What PutWAL can have done. In each case the archive holds the file durably.
+// What PutWAL can have done. In each case but the last the archive holds the file durably.
 const (
 	Stored   Outcome = iota
 	Present          // the same content was there
 	Repaired         // it was there, damaged, and has been stored again
+	Unnamed          // of TakeWAL only: nothing, the SHA-1 has to be told
 )
 
 // PutWAL stores a WAL file under the directory id. It returns once the file is
@@ -60,20 +63,24 @@ func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (
 	if err != nil {
 		return 0, err
 	}
-	return r.putSegment(ctx, claim{id, src.Name, src.SHA1, src.Compress}, func() (content, error) {
+	sum, err := src.SHA1()
+	if err != nil {
+		return 0, err
+	}
+	return r.putSegment(ctx, claim{id, src.Name, &sum, src.Compress}, func() (content, error) {
 		in, err := src.Open()
 		if err != nil {
 			return nil, err
 		}
 		spec := pipeline.StoreSpec{Compress: src.Compress, Level: src.Level, Cipher: pass, Limit: -1}
 		if src.Fixed {
-			spec.SHA1 = &src.SHA1
+			spec.SHA1 = &sum
 		}
 		out, err := pipeline.NewStore(in, spec)
 		if err != nil {
 			return nil, errors.Join(err, in.Close())
 		}
-		return &reading{Store: out, src: src, in: in}, nil
+		return &reading{Store: out, name: src.Name, sha1: sum, in: in}, nil
 	})
 }
 
@@ -81,29 +88,31 @@ func (r *Repo) PutWAL(ctx context.Context, id format.ArchiveID, src WALSource) (
 type claim struct {
 	id    format.ArchiveID
 	name  string
-	sha1  [20]byte
+	sha1  *[20]byte // nil: what the content has, when it has come
 	codec compress.Type
 }
 
 // content is a segment as it is to be stored.
 type content interface {
 	io.ReadCloser
-	// Verify is asked after io.EOF: was it what is claimed?
-	Verify() error
+	// Verify is asked after io.EOF: was it what is claimed? It gives the SHA-1 of the content.
+	Verify() ([20]byte, error)
 }
 
 // reading is a WALSource that is being stored.
 type reading struct {
 	*pipeline.Store
-	src WALSource
-	in  io.Closer
+	name string
+	sha1 [20]byte
+	in   io.Closer
 }
 
-func (s *reading) Verify() error {
-	if read := s.Result().SHA1; read != s.src.SHA1 {
-		return errs.New(errs.Checksum, "WAL file '%s' changed while it was read: checksum was %x, is %x", s.src.Name, s.src.SHA1, read)
+func (s *reading) Verify() ([20]byte, error) {
+	read := s.Result().SHA1
+	if read != s.sha1 {
+		return read, errs.New(errs.Checksum, "WAL file '%s' changed while it was read: checksum was %x, is %x", s.name, s.sha1, read)
 	}
-	return nil
+	return read, nil
 }
 
 func (s *reading) Close() error { return errors.Join(s.Store.Close(), s.in.Close()) }
@@ -114,21 +123,37 @@ func (r *Repo) putSegment(ctx context.Context, c claim, open func() (content, er
 	if err != nil {
 		return 0, err
 	}
+	namer, late := r.storage.(storage.Namer)
+	if c.sha1 == nil && (len(there) > 0 || !late) {
+		return Unnamed, nil
+	}
 	outcome, err := r.compare(ctx, c, there)
 	if err != nil || outcome == Present {
 		return outcome, err
 	}
-	object := format.ArchivePath(r.stanza, c.id, format.SegmentFile(c.name, c.sha1, c.codec.Ext()))
 	in, err := open()
 	if err != nil {
 		return 0, err
 	}
 	defer in.Close()
-	a := &arrival{content: in, look: func() error { return r.lastLook(ctx, c, there) }}
-	if l, ok := r.storage.(storage.Locker); ok {
-		a.lock = func() (func() error, error) { return l.Lock(ctx, path.Dir(object)) }
+	about := format.ArchivePath(r.stanza, c.id, c.name)
+	object := func() string {
+		return format.ArchivePath(r.stanza, c.id, format.SegmentFile(c.name, *c.sha1, c.codec.Ext()))
 	}
-	err = errors.Join(r.storage.Put(ctx, object, a, storage.Atomic), a.done())
+	named := c.sha1 != nil
+	a := &arrival{content: in, look: func(sum [20]byte) error {
+		c.sha1 = &sum
+		return r.lastLook(ctx, c, there)
+	}}
+	if l, ok := r.storage.(storage.Locker); ok {
+		a.lock = func() (func() error, error) { return l.Lock(ctx, path.Dir(about)) }
+	}
+	if named {
+		err = r.storage.Put(ctx, object(), a, storage.Atomic)
+	} else {
+		err = namer.PutNamed(ctx, about, a, object)
+	}
+	err = errors.Join(err, a.done())
 	if errors.Is(err, errArrived) {
 		if there, err = r.findIn(ctx, c.id, c.name); err != nil {
 			return 0, err
@@ -144,7 +169,7 @@ func (r *Repo) putSegment(ctx context.Context, c claim, open func() (content, er
 		return 0, err
 	}
 	for _, f := range there { // damaged ones under another name
-		if f.Object != object {
+		if f.Object != object() {
 			if err := r.storage.Remove(ctx, f.Object); err != nil {
 				return 0, err
 			}
@@ -158,7 +183,7 @@ func (r *Repo) putSegment(ctx context.Context, c claim, open func() (content, er
 func (r *Repo) compare(ctx context.Context, c claim, there []WALFile) (Outcome, error) {
 	outcome := Stored
 	for _, f := range there {
-		if *f.SHA1 != c.sha1 {
+		if *f.SHA1 != *c.sha1 {
 			return 0, r.duplicate(c.name)
 		}
 		// The writer of this file may have died before the directory was synced, and
@@ -186,7 +211,7 @@ func (r *Repo) lastLook(ctx context.Context, c claim, there []WALFile) error {
 		return err
 	}
 	for _, f := range now {
-		if *f.SHA1 != c.sha1 {
+		if *f.SHA1 != *c.sha1 {
 			return r.duplicate(c.name)
 		}
 		if !slices.ContainsFunc(there, func(old WALFile) bool { return old.Object == f.Object }) {
@@ -201,7 +226,7 @@ func (r *Repo) lastLook(ctx context.Context, c claim, there []WALFile) error {
 type arrival struct {
 	content
 	lock   func() (unlock func() error, err error) // nil: there is none to be had
-	look   func() error
+	look   func(sum [20]byte) error
 	unlock func() error
 	ended  bool
 	bad    error
@@ -230,7 +255,8 @@ func (a *arrival) end() error {
 		return a.bad
 	}
 	a.ended = true
-	if a.bad = a.Verify(); a.bad != nil {
+	var sum [20]byte
+	if sum, a.bad = a.Verify(); a.bad != nil {
 		return a.bad
 	}
 	if a.lock != nil {
@@ -238,7 +264,7 @@ func (a *arrival) end() error {
 			return a.bad
 		}
 	}
-	a.bad = a.look()
+	a.bad = a.look(sum)
 	return a.bad
 }
 

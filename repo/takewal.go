@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/pgx-backup/pgx/internal/cipher"
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
@@ -18,8 +20,12 @@ import (
 // ArchivePass if that is given.
 type WALStream struct {
 	Name     string
-	SHA1     [20]byte // said to be that of the content; of segments only
 	Compress compress.Type
+
+	// What the content of a segment is said to have, nil for what is not told: the XXH3 with 128 bits,
+	// big endian, and the SHA-1.
+	Sum  *[16]byte
+	SHA1 *[20]byte
 
 	// In gives what is to be stored, to io.EOF if all of it has come.
 	In io.Reader
@@ -31,8 +37,9 @@ type WALStream struct {
 
 // TakeWAL is PutWAL for a file that somebody else has prepared. Nothing they say is believed:
 // id must be that of the current cluster, and before a segment gets its name it has been
-// decrypted, decoded and found to have the SHA-1, the size and a header that fit the name and the
-// stanza. What is in the archive is left as it is with one exception: a copy that is
+// decrypted, decoded and found to have the checksums, the size and a header that fit the name and the
+// stanza. Without SHA1 it is named by what it has, so that only one side has to compute that; if the
+// archive has the file, or cannot name it late, the outcome is then Unnamed. What is in the archive is left as it is with one exception: a copy that is
 // not what the SHA-1 in its own name says is replaced by one that is (Repaired). Nothing that
 // was any good can be lost by that, and without it a segment that was damaged in the
 // repository while it is still on the primary could never be archived again.
@@ -61,10 +68,13 @@ func (r *Repo) TakeWAL(ctx context.Context, id format.ArchiveID, s WALStream) (O
 	if wal.Kind != postgres.Segment && wal.Kind != postgres.Partial {
 		return r.takeText(ctx, id, wal, s, pass)
 	}
+	if s.Sum == nil && s.SHA1 == nil {
+		return 0, errs.New(errs.Format, "WAL file '%s' comes without a checksum", s.Name)
+	}
 	return r.putSegment(ctx, claim{id, s.Name, s.SHA1, s.Compress}, func() (content, error) {
 		in := &incoming{WALStream: s, wal: wal, cluster: cluster, most: postgres.MaxSegmentSize}
 		var err error
-		in.load, err = pipeline.NewLoad((*tee)(in), pipeline.LoadSpec{Cipher: pass, Compress: s.Compress, Size: -1, SHA1: &s.SHA1})
+		in.load, err = pipeline.NewLoad((*tee)(in), pipeline.LoadSpec{Cipher: pass, Compress: s.Compress, Size: -1, SHA1: s.SHA1})
 		return in, err
 	})
 }
@@ -122,7 +132,8 @@ type incoming struct {
 	scratch [stepSize]byte
 	head    []byte // the first bytes of the content
 	size    int64  // of the content so far
-	err     error  // after raw
+	sum     xxh3.Hasher
+	err     error // after raw
 }
 
 // tee is an incoming as its decoder sees it.
@@ -164,6 +175,7 @@ func (in *incoming) step() error {
 	// One byte more than there can be is enough to know that it is too much.
 	n, err := in.load.Read(in.scratch[:min(stepSize, in.most+1-in.size)])
 	in.size += int64(n)
+	_, _ = in.sum.Write(in.scratch[:n]) // never fails
 	if missing := postgres.WALHeaderSize - len(in.head); missing > 0 {
 		in.head = append(in.head, in.scratch[:min(n, missing)]...)
 		if len(in.head) == postgres.WALHeaderSize {
@@ -183,6 +195,9 @@ func (in *incoming) step() error {
 	}
 	if in.SkipHeader && !postgres.IsSegmentSize(in.size) || !in.SkipHeader && in.size != in.most {
 		return errs.New(errs.FileInvalid, "WAL file '%s' has %d bytes, which is not a segment", in.Name, in.size)
+	}
+	if sum := in.sum.Sum128().Bytes(); in.Sum != nil && sum != *in.Sum {
+		return errs.New(errs.Checksum, "WAL file '%s': actual checksum '%x' does not match expected checksum '%x'", in.Name, sum, *in.Sum)
 	}
 	// Some codecs know where they end without looking further.
 	if n, err = io.ReadFull(in.In, in.scratch[:1]); n > 0 {
@@ -209,6 +224,6 @@ func (in *incoming) checkHeader() error {
 }
 
 // Verify has nothing to add: io.EOF has vouched for it.
-func (in *incoming) Verify() error { return nil }
+func (in *incoming) Verify() ([20]byte, error) { return in.load.Result().SHA1, nil }
 
 func (in *incoming) Close() error { return in.load.Close() }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -24,6 +27,7 @@ type Push struct {
 	Archives []Archive // the file must reach each of them; not used by PushWorker
 	PGPath   string    // data directory; empty when it is not known here
 
+	SHA1        bool   // an archive is going to need it, as those on this host do: compute it while the file is read
 	HeaderCheck bool   // compare the segment's header with the stanza
 	ModeCheck   bool   // say so when the segment is in the archive already
 	QueueMax    *int64 // bytes that may wait before WAL is dropped; nil: never drop
@@ -156,7 +160,7 @@ func (p Push) put(ctx context.Context, a Archive, f File) (warning string, err e
 	case stored == Repaired:
 		return fmt.Sprintf("WAL file '%s' in the %s archive was damaged and has been stored again", f.Name, a.Name()) +
 			"\nHINT: check the file system of the repository, and run verify to look for further damage.", nil
-	case stored == Present && p.ModeCheck && f.SHA1 != [20]byte{}:
+	case stored == Present && p.ModeCheck && f.SHA1 != nil:
 		return fmt.Sprintf("WAL file '%s' already exists in the %s archive with the same checksum", f.Name, a.Name()) +
 			"\nHINT: this is valid in some recovery scenarios but may also indicate a problem.", nil
 	}
@@ -219,8 +223,7 @@ const (
 	readSize     = 256 << 10
 )
 
-// inspect reads a segment: its header is that of the cluster's WAL, and its SHA-1 becomes
-// part of its name.
+// inspect reads a segment: its header is that of the cluster's WAL, and its checksums say ever after what it was.
 func (p Push) inspect(f *opened, path string, c Cluster) error {
 	in, err := f.Open()
 	if err != nil {
@@ -233,13 +236,18 @@ func (p Push) inspect(f *opened, path string, c Cluster) error {
 	}
 	f.take(int(size))
 	content := *f.buf
-	hash := sha1.New()
+	sum, hash := xxh3.New(), hash.Hash(nil)
+	into := io.Writer(sum)
+	if p.SHA1 {
+		hash = sha1.New()
+		into = io.MultiWriter(sum, hash)
+	}
 	// In pieces, so that each is hashed while it is in the cache, and the runtime gets a
 	// word in between.
 	read := 0
 	for read < len(content) {
 		n, err := io.ReadFull(in, content[read:min(read+readSize, len(content))])
-		hash.Write(content[read : read+n])
+		_, _ = into.Write(content[read : read+n]) // never fails
 		if read += n; err == io.EOF || err == io.ErrUnexpectedEOF {
 			break
 		}
@@ -251,16 +259,35 @@ func (p Push) inspect(f *opened, path string, c Cluster) error {
 	if err := p.checkHeader(content, path, c); err != nil {
 		return err
 	}
-	more, err := io.Copy(hash, in)
+	more, err := io.Copy(into, in)
 	if err != nil {
 		return errs.WrapAs(errs.FileRead, err, "read '%s'", path)
 	}
-	f.SHA1 = [20]byte(hash.Sum(nil))
+	f.Sum = sum.Sum128().Bytes()
 	if more == 0 {
 		f.Fixed = true
 		f.Open = func() (io.ReadCloser, error) { return memory{bytes.NewBuffer(content)}, nil }
 	}
+	f.SHA1 = f.hash
+	if hash != nil {
+		named := [20]byte(hash.Sum(nil))
+		f.SHA1 = func() ([20]byte, error) { return named, nil }
+	}
 	return nil
+}
+
+// hash reads the content once more for its SHA-1.
+func (o *opened) hash() (sum [20]byte, err error) {
+	in, err := o.Open()
+	if err != nil {
+		return sum, err
+	}
+	defer in.Close()
+	h := sha1.New()
+	if _, err := io.Copy(h, in); err != nil {
+		return sum, errs.WrapAs(errs.FileRead, err, "read WAL file '%s'", o.Name)
+	}
+	return [20]byte(h.Sum(nil)), nil
 }
 
 // take gets memory for size bytes.

@@ -130,7 +130,7 @@ type pushed struct {
 	file    *pending
 	process int
 	trial   bool
-	sha1    [20]byte
+	sum     [16]byte
 	warning string
 
 	err  error  // nil: the repository has the file durably
@@ -147,12 +147,14 @@ type loadedJob struct {
 
 // load reads files until jobs is closed, ahead of those who push them: while a repository makes one
 // durable there is nothing else to do.
-func (w *PushWorker) load(jobs <-chan pushJob, loaded chan<- loadedJob) {
+func (w *PushWorker) load(jobs <-chan pushJob, loaded chan<- loadedJob, sha1 bool) {
+	push := w.Push
+	push.SHA1 = sha1
 	for j := range jobs {
 		l := loadedJob{pushJob: j}
 		wal, err := postgres.ParseWALName(j.file.name)
 		if l.err = err; err == nil {
-			l.content, l.err = w.Push.open(filepath.Join(w.WALDir, j.file.name), wal, j.cluster)
+			l.content, l.err = push.open(filepath.Join(w.WALDir, j.file.name), wal, j.cluster)
 		}
 		loaded <- l
 	}
@@ -187,7 +189,7 @@ func (p *pusher) do(ctx context.Context, j loadedJob) (r pushed) {
 	if j.err != nil {
 		return pushed{err: j.err}
 	}
-	r.sha1 = j.content.SHA1
+	r.sum = j.content.Sum
 	if r.warning, r.err = p.push.put(ctx, p.archive, j.content.File); r.err == nil || errs.CodeOf(r.err) == errs.ArchiveDuplicate {
 		return r
 	}

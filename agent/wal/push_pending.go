@@ -22,7 +22,7 @@ import (
 type pending struct {
 	name     string
 	in       []place // by lane
-	sha1     [20]byte
+	sum      [16]byte
 	warnings []string
 	answered bool   // to be acknowledged, whatever else comes of it
 	gone     bool   // PostgreSQL no longer waits for it
@@ -124,14 +124,14 @@ func (r *pushRun) done(ctx context.Context, p pushed) {
 		r.settle(ctx, f)
 		return
 	}
-	if f.sha1 != p.sha1 {
+	if f.sum != p.sum {
 		// The repositories must not be told different things.
 		for i, other := range r.lanes {
 			if f.in[i].at == stored {
 				other.add(f)
 			}
 		}
-		f.sha1 = p.sha1
+		f.sum = p.sum
 	}
 	at.at = stored
 	if p.warning != "" {

@@ -330,7 +330,7 @@ func (a *pushArchive) Put(ctx context.Context, f wal.File) (wal.Stored, error) {
 	if err != nil {
 		return 0, err
 	}
-	how, err := a.PutWAL(ctx, a.id, repo.WALSource{Name: f.Name, Open: f.Open, SHA1: f.SHA1, Fixed: f.Fixed, Compress: compress.LZ4, Level: 1})
+	how, err := a.PutWAL(ctx, a.id, repo.WALSource{Name: f.Name, Open: f.Open, SHA1: f.SHA1, Sum: f.Sum, Fixed: f.Fixed, Compress: compress.LZ4, Level: 1})
 	return map[repo.Outcome]wal.Stored{repo.Stored: wal.New, repo.Present: wal.Present, repo.Repaired: wal.Repaired}[how], err
 }
 

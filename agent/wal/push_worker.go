@@ -44,6 +44,7 @@ type PushWorker struct {
 // Repository is one the worker pushes to.
 type Repository struct {
 	Open func() Archive // one for each goroutine
+	SHA1 bool           // see Push
 }
 
 const (
@@ -74,7 +75,7 @@ func (w *PushWorker) Run(ctx context.Context) error {
 		loaded := make(chan loadedJob)
 		var reading sync.WaitGroup
 		for range readers {
-			reading.Go(func() { w.load(l.jobs, loaded) })
+			reading.Go(func() { w.load(l.jobs, loaded, repo.SHA1) })
 		}
 		r.working.Go(func() {
 			reading.Wait()

@@ -42,9 +42,12 @@ type Archive interface {
 // File is a WAL file to be stored.
 type File struct {
 	Name string
-	SHA1 [20]byte // of a segment or partial segment
 	Open func() (io.ReadCloser, error)
-	// Fixed says that the content is in memory, so that Open gives what SHA1 was made of.
+
+	// Of a segment or partial segment: the XXH3 with 128 bits, big endian, and what gives the SHA-1.
+	Sum  [16]byte
+	SHA1 func() ([20]byte, error)
+	// Fixed says that the content is in memory, so that Open gives what these were made of.
 	Fixed bool
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgx-backup/pgx/agent/wal"
@@ -84,7 +85,7 @@ func (l *archive) Put(ctx context.Context, f wal.File) (wal.Stored, error) {
 			return 0, err
 		}
 	}
-	how, err := r.PutWAL(ctx, *l.id, repo.WALSource{Name: f.Name, Open: f.Open, SHA1: f.SHA1, Fixed: f.Fixed, Compress: l.codec, Level: l.level})
+	how, err := r.PutWAL(ctx, *l.id, repo.WALSource{Name: f.Name, Open: f.Open, SHA1: f.SHA1, Sum: f.Sum, Fixed: f.Fixed, Compress: l.codec, Level: l.level})
 	return map[repo.Outcome]wal.Stored{repo.Stored: wal.New, repo.Present: wal.Present, repo.Repaired: wal.Repaired}[how], err
 }
 
@@ -209,6 +210,7 @@ func archivePush(ctx context.Context, a *app) error {
 		}
 	}
 	p := a.push()
+	p.SHA1 = slices.ContainsFunc(a.cfg.Repos(), a.cfg.RepoIsLocal)
 	if p.Archives, err = a.archives(); err != nil {
 		return err
 	}

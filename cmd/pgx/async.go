@@ -164,7 +164,7 @@ func (a *app) pushWorker(ctx context.Context, idle time.Duration) error {
 		return err
 	}
 	for _, n := range a.cfg.Repos() {
-		w.Repos = append(w.Repos, wal.Repository{Open: a.opener(n, codec, level)})
+		w.Repos = append(w.Repos, wal.Repository{Open: a.opener(n, codec, level), SHA1: a.cfg.RepoIsLocal(n)})
 	}
 	return w.Run(ctx)
 }

@@ -160,6 +160,9 @@ func (f *File) syncError(err error) error {
 	return Wrap(errs.FileSync, err, "unable to sync file '%s' after write", Path(f.root, f.name))
 }
 
+// Become changes the name that a file not written in place will have to base, in the same directory.
+func (f *File) Become(base string) { f.name = path.Join(path.Dir(f.name), base) }
+
 // Cold says that nobody will read the file soon: Commit leaves nothing of it in the page cache,
 // whose memory serves others better. As far as the next file can be written into the same
 // pages, that is also quicker than getting new ones.

@@ -77,7 +77,8 @@ type (
 	walArgs struct {
 		ID       string `json:"archive_id"`
 		Name     string `json:"name"`
-		SHA1     string `json:"sha1,omitempty"` // of a segment's content, hexadecimal
+		Sum      string `json:"xxh3,omitempty"` // of a segment's content, hexadecimal
+		SHA1     string `json:"sha1,omitempty"` // told when the other side asks for it
 		Compress string `json:"compress"`
 	}
 	walResult struct {
@@ -85,7 +86,7 @@ type (
 	}
 )
 
-var outcomes = words[repo.Outcome]{repo.Stored: "stored", repo.Present: "present", repo.Repaired: "repaired"}
+var outcomes = words[repo.Outcome]{repo.Stored: "stored", repo.Present: "present", repo.Repaired: "repaired", repo.Unnamed: "unnamed"}
 
 func (s *archiveService) id(ctx context.Context, _ *protocol.Call) (any, error) {
 	id, c, err := s.repo.ArchiveID(ctx)
@@ -212,12 +213,19 @@ func (s *archiveService) put(ctx context.Context, c *protocol.Call) (any, error)
 		return nil, err
 	}
 	in := repo.WALStream{Name: args.Name, Compress: compress.Type(args.Compress), In: c.In(), SkipHeader: s.SkipHeaderCheck}
-	if args.SHA1 != "" { // history files come without
+	if args.Sum != "" { // history files come without
+		sum, err := hex.DecodeString(args.Sum)
+		if err != nil || len(sum) != len(in.Sum) {
+			return nil, errs.New(errs.Format, "'%s' is not an XXH3 of 128 bits", args.Sum)
+		}
+		in.Sum = (*[16]byte)(sum)
+	}
+	if args.SHA1 != "" {
 		sum, err := hex.DecodeString(args.SHA1)
 		if err != nil || len(sum) != len(in.SHA1) {
 			return nil, errs.New(errs.Format, "'%s' is not a SHA-1", args.SHA1)
 		}
-		in.SHA1 = [20]byte(sum)
+		in.SHA1 = (*[20]byte)(sum)
 	}
 	how, err := s.repo.TakeWAL(ctx, id, in)
 	if err != nil {
@@ -365,6 +373,27 @@ func (a *Archive) PutWAL(ctx context.Context, id format.ArchiveID, src repo.WALS
 	if err != nil {
 		return 0, err
 	}
+	args := walArgs{ID: id.String(), Name: src.Name, Compress: string(compress.None)}
+	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
+		args.Sum, args.Compress = hex.EncodeToString(src.Sum[:]), string(src.Compress)
+	}
+	how, err := a.send(ctx, args, src)
+	if err == nil && how == repo.Unnamed && args.Sum != "" {
+		// There is something to compare it with.
+		var sum [20]byte
+		if sum, err = src.SHA1(); err != nil {
+			return 0, err
+		}
+		args.SHA1 = hex.EncodeToString(sum[:])
+		how, err = a.send(ctx, args, src)
+	}
+	if err == nil && how == repo.Unnamed {
+		return 0, errs.New(errs.Protocol, "the archive has not stored WAL file '%s' and asks for nothing that it was not told", src.Name)
+	}
+	return how, err
+}
+
+func (a *Archive) send(ctx context.Context, args walArgs, src repo.WALSource) (repo.Outcome, error) {
 	pass, err := a.ArchivePass(ctx)
 	if err != nil {
 		return 0, err
@@ -374,14 +403,11 @@ func (a *Archive) PutWAL(ctx context.Context, id format.ArchiveID, src repo.WALS
 		return 0, err
 	}
 	defer in.Close()
-	args := walArgs{ID: id.String(), Name: src.Name, Compress: string(compress.None)}
-	// The other side compares the checksum, there is no need to compute it here once more.
-	spec := pipeline.StoreSpec{Compress: compress.None, Cipher: pass, Limit: -1, SHA1: &src.SHA1}
-	if wal.Kind == postgres.Segment || wal.Kind == postgres.Partial {
-		args.SHA1, args.Compress = hex.EncodeToString(src.SHA1[:]), string(src.Compress)
-		spec.Compress, spec.Level = src.Compress, src.Level
-	}
-	out, err := pipeline.NewStore(in, spec)
+	out, err := pipeline.NewStore(in, pipeline.StoreSpec{
+		Compress: compress.Type(args.Compress), Level: src.Level, Cipher: pass, Limit: -1,
+		// The other side compares the checksum, there is no need to compute one here once more.
+		SHA1: new([20]byte),
+	})
 	if err != nil {
 		return 0, err
 	}

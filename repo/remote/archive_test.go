@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/internal/postgres"
@@ -72,9 +74,13 @@ func (h header) make(size int) []byte {
 
 func source(name string, content []byte, codec compress.Type) repo.WALSource {
 	return repo.WALSource{
-		Name: name, SHA1: sha1.Sum(content), Compress: codec, Level: codec.DefaultLevel(), Fixed: true,
+		Name: name, SHA1: sumOf(content), Sum: xxh3.Hash128(content).Bytes(), Compress: codec, Level: codec.DefaultLevel(), Fixed: true,
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
 	}
+}
+
+func sumOf(content []byte) func() ([20]byte, error) {
+	return func() ([20]byte, error) { return sha1.Sum(content), nil }
 }
 
 // archive gives the archive of the stanza "demo" in st, from afar and near.
@@ -131,8 +137,13 @@ func TestPutWAL(t *testing.T) {
 		name, content, codec := f.name, f.content, f.codec
 		a, r := archive(t, directory(t, t.TempDir()), remote.ArchiveOptions{})
 		for i, want := range []repo.Outcome{repo.Stored, repo.Present} {
-			if got, err := a.PutWAL(t.Context(), id, source(name, content, codec)); got != want || err != nil {
-				t.Fatalf("put %d: %v, %v", i, got, err)
+			src, asked := source(name, content, codec), 0
+			src.SHA1 = func() ([20]byte, error) {
+				asked++
+				return sha1.Sum(content), nil
+			}
+			if got, err := a.PutWAL(t.Context(), id, src); got != want || err != nil || asked != i {
+				t.Fatalf("put %d: %v, %v, asked %d times for the SHA-1", i, got, err, asked)
 			}
 		}
 		if got, err := a.PutWAL(t.Context(), id, source(name, content, compress.Zstd)); got != repo.Present || err != nil {
@@ -158,6 +169,39 @@ func TestPutWAL(t *testing.T) {
 		}
 		if got := fetch(t, a, name); got != string(content) {
 			t.Error("the other content is there")
+		}
+	}
+}
+
+// TestPutWALNamedFirst: a store that cannot name an object late is told the SHA-1 first.
+func TestPutWALNamedFirst(t *testing.T) {
+	whole := good.make(segmentSize)
+	a, _ := archive(t, struct{ storage.Storage }{storagetest.NewMemory(time.Now)}, remote.ArchiveOptions{})
+	for i, want := range []repo.Outcome{repo.Stored, repo.Present} {
+		if got, err := a.PutWAL(t.Context(), id, source(segment, whole, compress.LZ4)); got != want || err != nil {
+			t.Fatalf("put %d: %v, %v", i, got, err)
+		}
+	}
+	if got := fetch(t, a, segment); got != string(whole) {
+		t.Errorf("%d bytes come back", len(got))
+	}
+	broken := errors.New("disk broke")
+	src := source(segment+".partial", whole, compress.LZ4)
+	src.SHA1 = func() ([20]byte, error) { return [20]byte{}, broken }
+	if _, err := a.PutWAL(t.Context(), id, src); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
+// TestNeverNamed: an archive that asks for the SHA-1 again and again has stored nothing.
+func TestNeverNamed(t *testing.T) {
+	_, r := archive(t, storagetest.NewMemory(time.Now), remote.ArchiveOptions{})
+	service := remote.ArchiveService(r, remote.ArchiveOptions{})
+	service.Calls["wal-put"] = func(context.Context, *protocol.Call) (any, error) { return obj{"outcome": "unnamed"}, nil }
+	a := remote.NewArchive(dial(t, remote.RoleArchive, service), "demo", whatever)
+	for _, name := range []string{segment, "00000002.history"} {
+		if how, err := a.PutWAL(t.Context(), id, source(name, good.make(segmentSize), compress.LZ4)); errs.CodeOf(err) != errs.Protocol {
+			t.Errorf("%s: %v, %v", name, how, err)
 		}
 	}
 }
@@ -263,7 +307,7 @@ func TestRepaired(t *testing.T) {
 		other := good.make(segmentSize)
 		other[segmentSize-1]++
 		liar := source(segment, other, codec)
-		liar.SHA1 = sha1.Sum(whole)
+		liar.SHA1 = sumOf(whole)
 		if _, err := a.PutWAL(t.Context(), id, liar); errs.CodeOf(err) != errs.Checksum {
 			t.Errorf("%s: %v", codec, err)
 		}

@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -90,8 +91,8 @@ func TestEncryptedArchiveRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := good.make(segmentSize)
-	src := source(segment, whole, compress.None)
-	args := obj{"archive_id": "15-1", "name": segment, "compress": "none", "sha1": hex.EncodeToString(src.SHA1[:])}
+	sum := sha1.Sum(whole)
+	args := obj{"archive_id": "15-1", "name": segment, "compress": "none", "sha1": hex.EncodeToString(sum[:])}
 	unit := cipher.Seal(pass, whole)
 	for what, sent := range map[string][]byte{
 		"in clear": whole, "of another passphrase": cipher.Seal(mainPass, whole), "cut": unit[:len(unit)-16], "longer": append(bytes.Clone(unit), unit[16:]...),

@@ -61,6 +61,8 @@ func FuzzCalls(f *testing.F) {
 	for _, codec := range codecs {
 		args := []byte(`{"archive_id":"15-1","name":"` + segment + `","sha1":"da39a3ee5e6b4b0d3255bfef95601890afd80709","compress":"` + string(codec) + `"}`)
 		f.Add(0, 1, "wal-put", args, pack(f, good.make(100), codec))
+		args = []byte(`{"archive_id":"15-1","name":"` + segment + `","xxh3":"99aa06d3014798d86001c324468d497f","compress":"` + string(codec) + `"}`)
+		f.Add(0, 1, "wal-put", args, pack(f, good.make(100), codec))
 	}
 	kept := map[int]func(string) bool{
 		0: func(string) bool { return true },

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/pgx-backup/pgx/internal/compress"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/remote"
@@ -82,41 +84,47 @@ func TestPutWALRefuses(t *testing.T) {
 // TestPutWALRaw: clients that compress badly, or lie about it.
 func TestPutWALRaw(t *testing.T) {
 	whole := good.make(segmentSize)
-	sum := fmt.Sprintf("%x", sha1.Sum(whole))
 	for _, codec := range codecs {
-		packed := pack(t, whole, codec)
-		for what, test := range map[string]struct {
-			sent []byte
-			args obj
-			code errs.Code
-		}{
-			"other checksum": {packed, obj{"sha1": fmt.Sprintf("%x", sha1.Sum(nil))}, errs.Checksum},
-			"no checksum":    {packed, obj{"sha1": ""}, errs.Checksum},
-			"half checksum":  {packed, obj{"sha1": sum[:20]}, errs.Format},
-			"path":           {packed, obj{"sha1": "../../" + sum[6:]}, errs.Format},
-			"unknown codec":  {packed, obj{"compress": "../x"}, errs.Format},
-			"no codec":       {packed, obj{"compress": ""}, errs.Format},
-			"unknown field":  {packed, obj{"object": "x"}, errs.Protocol},
-			"no such id":     {packed, obj{"archive_id": "15-2"}, errs.ArchiveMismatch},
-			"path as id":     {packed, obj{"archive_id": "../other-1"}, errs.Format},
-			"cut":            {packed[:len(packed)-1], nil, 0},
-			"nothing":        {nil, nil, 0},
-			"and more":       {append(bytes.Clone(packed), make([]byte, 1<<20)...), nil, 0},
-			"endless":        {endless(packed, codec), nil, 0},
-		} {
-			st := storagetest.NewMemory(time.Now)
-			service := services(t, st)[remote.RoleArchive]
-			before := listed(t, st, "", storage.Listing{Recurse: true})
-			args := obj{"archive_id": "15-1", "name": segment, "sha1": sum, "compress": codec}
-			maps.Copy(args, test.args)
-			err := dial(t, remote.RoleArchive, service).Send(t.Context(), "wal-put", args, bytes.NewReader(test.sent), nil)
-			code := errs.CodeOf(err)
-			if code != test.code && (test.code != 0 || code != errs.Format && code != errs.Checksum && code != errs.FileInvalid) {
-				t.Errorf("%s, %s: [%d] %v", what, codec, code, err)
-			}
-			if after := listed(t, st, "", storage.Listing{Recurse: true}); !slices.Equal(after, before) {
-				t.Errorf("%s, %s: left is %q", what, codec, after)
-			}
+		putRaw(t, codec, "sha1", fmt.Sprintf("%x", sha1.Sum(whole)), fmt.Sprintf("%x", sha1.Sum(nil)))
+		putRaw(t, codec, "xxh3", fmt.Sprintf("%x", xxh3.Hash128(whole).Bytes()), fmt.Sprintf("%x", xxh3.Hash128(nil).Bytes()))
+	}
+}
+
+// putRaw is TestPutWALRaw with a checksum of one kind.
+func putRaw(t *testing.T, codec compress.Type, kind, sum, other string) {
+	whole := good.make(segmentSize)
+	packed := pack(t, whole, codec)
+	for what, test := range map[string]struct {
+		sent []byte
+		args obj
+		code errs.Code
+	}{
+		"other checksum": {packed, obj{kind: other}, errs.Checksum},
+		"no checksum":    {packed, obj{kind: ""}, errs.Format},
+		"half checksum":  {packed, obj{kind: sum[:20]}, errs.Format},
+		"path":           {packed, obj{kind: "../../" + sum[6:]}, errs.Format},
+		"unknown codec":  {packed, obj{"compress": "../x"}, errs.Format},
+		"no codec":       {packed, obj{"compress": ""}, errs.Format},
+		"unknown field":  {packed, obj{"object": "x"}, errs.Protocol},
+		"no such id":     {packed, obj{"archive_id": "15-2"}, errs.ArchiveMismatch},
+		"path as id":     {packed, obj{"archive_id": "../other-1"}, errs.Format},
+		"cut":            {packed[:len(packed)-1], nil, 0},
+		"nothing":        {nil, nil, 0},
+		"and more":       {append(bytes.Clone(packed), make([]byte, 1<<20)...), nil, 0},
+		"endless":        {endless(packed, codec), nil, 0},
+	} {
+		st := storagetest.NewMemory(time.Now)
+		service := services(t, st)[remote.RoleArchive]
+		before := listed(t, st, "", storage.Listing{Recurse: true})
+		args := obj{"archive_id": "15-1", "name": segment, kind: sum, "compress": codec}
+		maps.Copy(args, test.args)
+		err := dial(t, remote.RoleArchive, service).Send(t.Context(), "wal-put", args, bytes.NewReader(test.sent), nil)
+		code := errs.CodeOf(err)
+		if code != test.code && (test.code != 0 || code != errs.Format && code != errs.Checksum && code != errs.FileInvalid) {
+			t.Errorf("%s, %s, %s: [%d] %v", what, codec, kind, code, err)
+		}
+		if after := listed(t, st, "", storage.Listing{Recurse: true}); !slices.Equal(after, before) {
+			t.Errorf("%s, %s: left is %q", what, codec, after)
 		}
 	}
 }

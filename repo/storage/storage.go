@@ -93,6 +93,13 @@ type Gatherer interface {
 	Flush(ctx context.Context) error
 }
 
+// Namer is what a Storage is too if an object can get its name when all of it has come.
+type Namer interface {
+	// PutNamed is Put with Atomic for an object whose name depends on its content: name gives it, once src has
+	// come to its end. It is in the directory of about, which names the object until then.
+	PutNamed(ctx context.Context, about string, src io.Reader, name func() string) error
+}
+
 // Write says how Put makes an object appear.
 type Write int
 

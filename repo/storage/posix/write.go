@@ -48,6 +48,27 @@ func (s *Storage) Put(ctx context.Context, name string, src io.Reader, how stora
 	return f.Commit(ctx)
 }
 
+// PutNamed writes an object whose name is known at its end. See storage.Namer.
+func (s *Storage) PutNamed(ctx context.Context, about string, src io.Reader, name func() string) error {
+	f, err := s.write(ctx, about, src, durable.Create)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	final := name()
+	if err := s.check(ctx, final, false); err != nil {
+		return err
+	}
+	if path.Dir(final) != path.Dir(about) {
+		return errs.New(errs.Assert, "'%s' is not in the directory of '%s'", final, about)
+	}
+	f.Become(path.Base(final))
+	if err := s.settle(final); err != nil {
+		return err
+	}
+	return f.Commit(ctx)
+}
+
 // Gather writes an object as Put does a Staged one and leaves the sync to a few at a time.
 func (s *Storage) Gather(ctx context.Context, name string, src io.Reader) error {
 	f, err := s.write(ctx, name, src, durable.CreateInPlace)

@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage) {
 		"put fails":          putFails,
 		"put is cancelled":   putIsCancelled,
 		"exclusive":          exclusive,
+		"named":              named,
 		"readers see whole":  readersSeeWhole,
 		"ranges":             ranges,
 		"missing":            missing,
@@ -111,6 +112,52 @@ func lists(t *testing.T, st storage.Storage, prefix string, what storage.Listing
 }
 
 var recurse = storage.Listing{Recurse: true}
+
+// named is for a storage.Namer.
+func named(t *testing.T, st storage.Storage) {
+	namer, ok := st.(storage.Namer)
+	if !ok {
+		t.Skip("every object has its name from the start")
+	}
+	const about, name = "a/b/object", "a/b/object-with-a-sum"
+	for _, content := range []string{"first", "second"} {
+		asked := 0
+		src := &trickle{strings.NewReader(content)}
+		err := namer.PutNamed(t.Context(), about, src, func() string {
+			if asked++; src.from.Len() > 0 {
+				t.Error("asked before all has come")
+			}
+			return name
+		})
+		if err != nil || asked != 1 {
+			t.Fatalf("asked %d times, %v", asked, err)
+		}
+		holds(t, st, name, content)
+		lists(t, st, "", recurse, "a/", "a/b/", fmt.Sprintf("%s=%d", name, len(content)))
+	}
+	broken := errors.New("it broke")
+	err := namer.PutNamed(t.Context(), about, io.MultiReader(strings.NewReader("third"), failing{broken}), func() string {
+		t.Error("asked for a name of what is not whole")
+		return name
+	})
+	if !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = namer.PutNamed(ctx, about, strings.NewReader("fourth"), func() string {
+		cancel()
+		return name
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := namer.PutNamed(t.Context(), about, strings.NewReader("fifth"), func() string { return "a/b/../../../out" }); err == nil {
+		t.Error("led out of the repository")
+	}
+	lists(t, st, "", storage.Listing{Recurse: true, Unfinished: true})
+	lists(t, st, "", recurse, "a/", "a/b/", name+"=6")
+	holds(t, st, name, "second")
+}
 
 func putAndOpen(t *testing.T, st storage.Storage) {
 	for how, write := range allWrites {

@@ -169,6 +169,11 @@ func (f *Faulty) Put(ctx context.Context, name string, src io.Reader, how storag
 	return f.err(name)
 }
 
+// PutNamed may go wrong. The store is to be a storage.Namer.
+func (f *Faulty) PutNamed(ctx context.Context, about string, src io.Reader, name func() string) error {
+	return f.whole(func() error { return f.Storage.(storage.Namer).PutNamed(ctx, about, src, name) }, about, "PutNamed", about)
+}
+
 type failing struct{ err error }
 
 func (r failing) Read([]byte) (int, error) { return 0, r.err }

@@ -115,6 +115,15 @@ func (m *Memory) Put(ctx context.Context, name string, src io.Reader, how storag
 	return nil
 }
 
+// PutNamed stores an object whose name is known at its end.
+func (m *Memory) PutNamed(ctx context.Context, about string, src io.Reader, name func() string) error {
+	var content bytes.Buffer
+	if _, err := io.Copy(&content, src); err != nil {
+		return errs.Wrap(err, "unable to store '%s'", m.Path(about))
+	}
+	return m.Put(ctx, name(), &content, storage.Atomic)
+}
+
 var (
 	errIsDir    = errors.New("is a directory")
 	errNotDir   = errors.New("not a directory")
