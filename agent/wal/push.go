@@ -236,11 +236,12 @@ func (p Push) inspect(f *opened, path string, c Cluster) error {
 	}
 	f.take(int(size))
 	content := *f.buf
-	sum, hash := xxh3.New(), hash.Hash(nil)
-	into := io.Writer(sum)
+	sum := xxh3.New()
+	var into io.Writer = sum
+	var named hash.Hash
 	if p.SHA1 {
-		hash = sha1.New()
-		into = io.MultiWriter(sum, hash)
+		named = sha1.New()
+		into = io.MultiWriter(sum, named)
 	}
 	// In pieces, so that each is hashed while it is in the cache, and the runtime gets a
 	// word in between.
@@ -269,9 +270,9 @@ func (p Push) inspect(f *opened, path string, c Cluster) error {
 		f.Open = func() (io.ReadCloser, error) { return memory{bytes.NewBuffer(content)}, nil }
 	}
 	f.SHA1 = f.hash
-	if hash != nil {
-		named := [20]byte(hash.Sum(nil))
-		f.SHA1 = func() ([20]byte, error) { return named, nil }
+	if named != nil {
+		name := [20]byte(named.Sum(nil))
+		f.SHA1 = func() ([20]byte, error) { return name, nil }
 	}
 	return nil
 }
