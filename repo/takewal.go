@@ -69,7 +69,7 @@ func (r *Repo) TakeWAL(ctx context.Context, id format.ArchiveID, s WALStream) (O
 		return r.takeText(ctx, id, wal, s, pass)
 	}
 	if s.Sum == nil && s.SHA1 == nil {
-		return 0, errs.New(errs.Format, "WAL file '%s' comes without a checksum", s.Name)
+		return 0, errs.New(errs.Checksum, "WAL file '%s' comes without a checksum", s.Name)
 	}
 	return r.putSegment(ctx, claim{id, s.Name, s.SHA1, s.Compress}, func() (content, error) {
 		in := &incoming{WALStream: s, wal: wal, cluster: cluster, most: postgres.MaxSegmentSize}

@@ -100,7 +100,7 @@ func putRaw(t *testing.T, codec compress.Type, kind, sum, other string) {
 		code errs.Code
 	}{
 		"other checksum": {packed, obj{kind: other}, errs.Checksum},
-		"no checksum":    {packed, obj{kind: ""}, errs.Format},
+		"no checksum":    {packed, obj{kind: ""}, errs.Checksum},
 		"half checksum":  {packed, obj{kind: sum[:20]}, errs.Format},
 		"path":           {packed, obj{kind: "../../" + sum[6:]}, errs.Format},
 		"unknown codec":  {packed, obj{"compress": "../x"}, errs.Format},
