@@ -39,10 +39,12 @@ type WALStream struct {
 // id must be that of the current cluster, and before a segment gets its name it has been
 // decrypted, decoded and found to have the checksums, the size and a header that fit the name and the
 // stanza. Without SHA1 it is named by what it has, so that only one side has to compute that; if the
-// archive has the file, or cannot name it late, the outcome is then Unnamed. What is in the archive is left as it is with one exception: a copy that is
-// not what the SHA-1 in its own name says is replaced by one that is (Repaired). Nothing that
-// was any good can be lost by that, and without it a segment that was damaged in the
-// repository while it is still on the primary could never be archived again.
+// archive has the file, or cannot name it late, the outcome is then Unnamed.
+//
+// What is in the archive is left as it is with one exception: a copy that is not what the SHA-1 in its
+// own name says is replaced by one that is (Repaired). Nothing that was any good can be lost by that,
+// and without it a segment that was damaged in the repository while it is still on the primary could
+// never be archived again.
 //
 // If the archive has the file, In is not read.
 func (r *Repo) TakeWAL(ctx context.Context, id format.ArchiveID, s WALStream) (Outcome, error) {

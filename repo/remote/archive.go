@@ -214,16 +214,16 @@ func (s *archiveService) put(ctx context.Context, c *protocol.Call) (any, error)
 	}
 	in := repo.WALStream{Name: args.Name, Compress: compress.Type(args.Compress), In: c.In(), SkipHeader: s.SkipHeaderCheck}
 	if args.Sum != "" { // history files come without
-		sum, err := hex.DecodeString(args.Sum)
-		if err != nil || len(sum) != len(in.Sum) {
-			return nil, errs.New(errs.Format, "'%s' is not an XXH3 of 128 bits", args.Sum)
+		sum, err := unhex(args.Sum, len(in.Sum), "XXH3")
+		if err != nil {
+			return nil, err
 		}
 		in.Sum = (*[16]byte)(sum)
 	}
 	if args.SHA1 != "" {
-		sum, err := hex.DecodeString(args.SHA1)
-		if err != nil || len(sum) != len(in.SHA1) {
-			return nil, errs.New(errs.Format, "'%s' is not a SHA-1", args.SHA1)
+		sum, err := unhex(args.SHA1, len(in.SHA1), "SHA-1")
+		if err != nil {
+			return nil, err
 		}
 		in.SHA1 = (*[20]byte)(sum)
 	}
@@ -232,6 +232,15 @@ func (s *archiveService) put(ctx context.Context, c *protocol.Call) (any, error)
 		return nil, err
 	}
 	return walResult{outcomes[how]}, nil
+}
+
+// unhex reads a checksum of so many bytes.
+func unhex(text string, size int, kind string) ([]byte, error) {
+	sum, err := hex.DecodeString(text)
+	if err != nil || len(sum) != size {
+		return nil, errs.New(errs.Format, "'%s' is not the %s of a WAL file", text, kind)
+	}
+	return sum, nil
 }
 
 // Archive is the archive of a stanza on another host as RoleArchive sees it, with the
