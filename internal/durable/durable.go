@@ -62,10 +62,11 @@ type File struct {
 	name string   // relative to root
 	dir  *os.Root // the directory of name, held open so that all steps meet the same one
 	file *os.File
-	temp string // in dir; "" when written in place or no longer there
-	err  error  // the first write error: Commit must not publish a short file
-	cold bool   // see Cold
-	flow *Drain // of a file written in place
+	temp string  // in dir; "" when written in place or no longer there
+	err  error   // the first write error: Commit must not publish a short file
+	cold bool    // see Cold
+	past *direct // of a cold file not written in place
+	flow *Drain  // of a file written in place
 }
 
 // Create starts a file that will appear as name in root, with this mode, when it is
@@ -142,10 +143,13 @@ func setMode(f *os.File, mode fs.FileMode) error {
 
 // Write appends p. An error is FileWrite and names the file.
 func (f *File) Write(p []byte) (int, error) {
+	if f.past != nil {
+		n, err := f.past.write(p)
+		return n, f.wrote(err)
+	}
 	n, err := f.file.Write(p)
 	if err != nil {
-		f.err = Wrap(errs.FileWrite, err, "unable to write '%s'", Path(f.root, f.name))
-		return n, f.err
+		return n, f.wrote(err)
 	}
 	if f.flow != nil {
 		if err := f.flow.Wrote(n); err != nil {
@@ -156,6 +160,38 @@ func (f *File) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// Take appends what one call of read gives, which is lent memory to read into. An error of read
+// comes back as it is, one of the file is as Write's.
+func (f *File) Take(read func([]byte) (int, error)) (int, error) {
+	if f.past != nil {
+		n, err := read(f.past.space())
+		if n > 0 {
+			if err := f.wrote(f.past.gathered(n)); err != nil {
+				return n, err
+			}
+		}
+		return n, err
+	}
+	buf := pieces.Get().(*piece)
+	defer pieces.Put(buf)
+	n, err := read(buf[:])
+	if n > 0 {
+		if _, err := f.Write(buf[:n]); err != nil {
+			return n, err
+		}
+	}
+	return n, err
+}
+
+// wrote notes the error of a write.
+func (f *File) wrote(err error) error {
+	if err != nil {
+		f.err = Wrap(errs.FileWrite, err, "unable to write '%s'", Path(f.root, f.name))
+		return f.err
+	}
+	return nil
+}
+
 func (f *File) syncError(err error) error {
 	return Wrap(errs.FileSync, err, "unable to sync file '%s' after write", Path(f.root, f.name))
 }
@@ -163,10 +199,15 @@ func (f *File) syncError(err error) error {
 // Become changes the name that a file not written in place will have to base, in the same directory.
 func (f *File) Become(base string) { f.name = path.Join(path.Dir(f.name), base) }
 
-// Cold says that nobody will read the file soon: Commit leaves nothing of it in the page cache,
-// whose memory serves others better. As far as the next file can be written into the same
-// pages, that is also quicker than getting new ones.
-func (f *File) Cold() { f.cold = true }
+// Cold says, before anything is written, that nobody will read the file soon if it is of any size: Commit
+// leaves nothing of it in the page cache then, whose memory serves others better.
+// A file that is not written in place mostly never gets there.
+func (f *File) Cold() {
+	f.cold = true
+	if f.flow == nil {
+		f.past = &direct{file: f.file}
+	}
+}
 
 // Commit makes the file durable and lets it appear under its name, replacing what was
 // there. When ctx has ended, or on an error before the rename, the name holds
@@ -196,6 +237,11 @@ func (f *File) complete(ctx context.Context) error {
 	if f.err != nil {
 		return f.err
 	}
+	if f.past != nil && ctx.Err() == nil {
+		if err := f.wrote(f.past.finish()); err != nil {
+			return err
+		}
+	}
 	return errs.Wrap(ctx.Err(), "unable to write '%s'", Path(f.root, f.name))
 }
 
@@ -205,10 +251,18 @@ func (f *File) settle(file *os.File) error {
 		_ = file.Close() // that error matters
 		return f.syncError(err)
 	}
-	if f.cold {
+	if f.cold && f.large() {
 		_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // an advice
 	}
 	return Wrap(errs.FileClose, file.Close(), "unable to close file '%s' after write", Path(f.root, f.name))
+}
+
+// large says whether the file is so large that Cold matters.
+func (f *File) large() bool {
+	if f.past != nil {
+		return f.past.large
+	}
+	return f.flow != nil && f.flow.at >= pieceSize
 }
 
 func (f *File) commit(ctx context.Context, flags uint) error {
@@ -278,6 +332,9 @@ func (f *File) Abort() {
 }
 
 func (f *File) close() {
+	if f.past != nil {
+		f.past.release()
+	}
 	if f.file != nil {
 		_ = f.file.Close() // not wanted any more, or never written to
 	}

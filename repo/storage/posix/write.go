@@ -7,21 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"sync"
 	"syscall"
 
 	"github.com/pgx-backup/pgx/internal/durable"
 	"github.com/pgx-backup/pgx/internal/errs"
 	"github.com/pgx-backup/pgx/repo/storage"
 )
-
-// bufferSize is what one write to a file takes at most when the source does not
-// bring its own buffer.
-const bufferSize = 1 << 20
-
-// coldSize is from what size on, in bytes, an object is WAL or data, which hardly anybody reads soon;
-// info files and the like are read by each command.
-const coldSize = 1 << 20
 
 // Put writes Atomic and Exclusive objects through a temporary file and Staged ones
 // straight under their name; the content of either is synced. See storage.Storage.
@@ -98,19 +89,15 @@ func (s *Storage) write(ctx context.Context, name string, src io.Reader,
 	if err != nil {
 		return nil, s.explain(err, name)
 	}
-	n, err := io.Copy(&writer{ended: ctx.Err, file: f}, src)
-	if err != nil {
+	f.Cold()
+	if _, err := io.Copy(&writer{ended: ctx.Err, file: f}, src); err != nil {
 		f.Abort()
 		return nil, errs.Wrap(err, "unable to store '%s'", s.Path(name))
-	}
-	if n >= coldSize {
-		f.Cold()
 	}
 	return f, nil
 }
 
-// writer stops when the context of its Put has ended, so that nothing is written after
-// that, and offers io.Copy a pooled buffer for sources that have none.
+// writer stops when the context of its Put has ended, so that nothing is written after that.
 type writer struct {
 	ended func() error
 	file  *durable.File
@@ -124,30 +111,28 @@ func (w *writer) Write(p []byte) (int, error) {
 }
 
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
+	read := func(p []byte) (int, error) {
+		n, err := src.Read(p)
+		if ended := w.ended(); ended != nil {
+			return 0, ended
+		}
+		return n, err
+	}
 	var total int64
 	for {
 		if err := w.ended(); err != nil {
 			return total, err
 		}
-		n, err := src.Read(buf[:])
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return total, err
-			}
-			total += int64(n)
-		}
-		if err == io.EOF {
+		n, err := w.file.Take(read)
+		total += int64(n)
+		switch {
+		case err == io.EOF:
 			return total, nil
-		}
-		if err != nil {
+		case err != nil:
 			return total, err
 		}
 	}
 }
-
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // MakeDir makes a directory and those above it.
 func (s *Storage) MakeDir(ctx context.Context, name string) error {
