@@ -72,10 +72,8 @@ func (s *faultHosts) backing() work {
 	return work{s.repo, s.db, s.repo.path("/var/lib/pgbackrest/backup"), 1_500_000, 1, []string{"backup", "--type=full"}}
 }
 
-// A segment is no larger than what is gathered before anything of it is written: its file is begun, and its content
-// takes another second.
 func (s *faultHosts) pushing(file string) work {
-	return work{s.db, s.repo, s.repo.path("/var/lib/pgbackrest/archive"), -1, 0, []string{"archive-push", file}}
+	return work{s.db, s.repo, s.repo.path("/var/lib/pgbackrest/archive"), 200_000, 0, []string{"archive-push", file}}
 }
 
 func (s *faultHosts) restoring() work {
@@ -108,7 +106,8 @@ func (s *faultHosts) underway(w work, notice bool) *begun {
 				return nil
 			}
 			rel, _ := filepath.Rel(w.dir, path)
-			if info, err := d.Info(); err == nil && info.Mode().IsRegular() && info.Size() > w.size && before[rel].size == 0 {
+			_, old := before[rel]
+			if info, err := d.Info(); err == nil && info.Mode().IsRegular() && info.Size() > w.size && !old {
 				found = true
 			}
 			return nil

@@ -21,6 +21,10 @@ const ioTimeout = 3 * time.Second
 // for asking the other side to stop, and a machine that is busy with other tests.
 const faultBound = ioTimeout + 17*time.Second
 
+// walSegSize is that of faultHosts, in MB: of a segment that does not compress a repository writes a
+// piece before all of it has arrived.
+const walSegSize = 2
+
 // faultHosts is a repository host and a PostgreSQL host, with little data and little patience.
 type faultHosts struct {
 	*testing.T
@@ -45,7 +49,7 @@ func newFaultHosts(t *testing.T, all bool) *faultHosts {
 	stanza := "\n[main]\npg1-path=" + s.data + "\n"
 	s.repo.write("/etc/pgbackrest/pgbackrest.conf", conf+"repo1-path=/var/lib/pgbackrest\n"+stanza+"pg1-host=db\n", 0o644)
 	s.db.write("/etc/pgbackrest/pgbackrest.conf", conf+"repo1-host=repo\n"+stanza, 0o644)
-	s.pg = s.db.cluster(pgtest.Options{Major: 15, WALSegSize: 1, Config: map[string]string{
+	s.pg = s.db.cluster(pgtest.Options{Major: 15, WALSegSize: walSegSize, Config: map[string]string{
 		"archive_mode": "on", "wal_level": "replica", "archive_command": "pgx --stanza=main archive-push %p",
 	}})
 	s.pg.Start()
@@ -56,9 +60,9 @@ func newFaultHosts(t *testing.T, all bool) *faultHosts {
 	// What does not compress takes its time on a slow link.
 	s.pg.Exec(`create table noise as select (select string_agg(uuid_send(gen_random_uuid()), '') from generate_series(1, 100) where g > 0) as what
 		from generate_series(1, 4000) g`)
-	s.pg.Exec(`checkpoint`)
-	name := s.pg.QueryValue(`select pg_walfile_name(pg_switch_wal() - 1024 * 1024)`)
+	name := s.pg.QueryValue(fmt.Sprintf(`select pg_walfile_name(pg_switch_wal() - %d)`, walSegSize<<20))
 	s.segment = s.db.read(s.data + "/pg_wal/" + name)
+	s.pg.Exec(`checkpoint`) // removes what is archived
 	return s
 }
 
@@ -67,7 +71,7 @@ func (s *faultHosts) wal() string {
 	s.Helper()
 	*s.segments++
 	content := []byte(s.segment)
-	binary.LittleEndian.PutUint64(content[8:], 1<<32|uint64(*s.segments)<<20) // the address in its header
+	binary.LittleEndian.PutUint64(content[8:], 1<<32|uint64(*s.segments)*walSegSize<<20) // the address in its header
 	file := fmt.Sprintf("/tmp/wal/0000000100000001%08X", *s.segments)
 	s.db.write(file, string(content), 0o600)
 	return file
